@@ -1,0 +1,268 @@
+"""Problem: what is minimised. Network, loss, data and decay as one function of a flat vector theta."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+
+import numpy as np
+
+from gradflow.initial import initial
+from gradflow.networks import Diagonal
+
+
+class Problem:
+    r"""Objective :math:`F(\theta) = L(f_\theta(x), y) + \lambda |\theta|^2` of one flat float64 vector.
+
+    The flow is :math:`\theta' = -\nabla F`, so that decay adds the term :math:`-2\lambda\theta`; in torch's
+    optimisers the same decay is ``weight_decay = 2 * decay``. The batch axis comes first: every method that takes
+    theta (P,) takes (runs, P) too.
+
+    Parameters
+    ----------
+    network : network
+        For example ``gf.FullyConnected([64, 20, 1], activation="tanh")``.
+    loss : loss
+        For example ``gf.losses.Square()``; its convention is printed by :meth:`describe`.
+    x : array_like (n, d)
+        Inputs.
+    y : array_like (n, k), (n,)
+        Targets; labels -1/+1 for Logistic and Exponential, class numbers (n,) or one-hot for CrossEntropy.
+    decay : float
+        lambda, at least 0.
+    backend : {"auto", "feedforward", "covariance", "diagonal", "torch"}
+        How the gradient is computed. "auto" takes the fastest compiled kernel, torch autograd if there is none.
+    device : str
+        torch device of the torch backend.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, no samples, NaN, labels of the wrong kind, negative decay.
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(half=True), [[1.0]], [[2.0]])
+    >>> theta = np.array([0.5, 2.0])
+    >>> float(problem.value(theta)), problem.gradient(theta).tolist()
+    (0.5, [-2.0, -0.5])
+    """
+
+    def __init__(self, network, loss, x, y, *, decay=0.0, backend="auto", device="cpu"):
+        for name in ("shapes", "forward", "size"):
+            if not hasattr(network, name):
+                raise TypeError(
+                    f"network = {type(network).__name__}: must be a gradflow network such as gf.FullyConnected([...]);"
+                    " wrap a torch module as gf.FromModule(module, input_shape)"
+                )
+        if not hasattr(loss, "prepare"):
+            raise TypeError(f"loss = {loss!r}: must be a gradflow loss object such as gf.losses.Square()")
+        self.network, self.loss = network, loss
+        self.x = _inputs(x, network)
+        self.y = loss.prepare(y, network.output_size)
+        if self.y.shape[0] != self.x.shape[0]:
+            raise ValueError(f"x has {self.x.shape[0]} samples and y has {self.y.shape[0]}: the numbers must agree")
+        self.decay = float(decay)
+        if not (np.isfinite(self.decay) and self.decay >= 0):
+            raise ValueError(f"decay = {decay}: must be a finite number, at least 0")
+        self.backend, self.device = backend, device
+        self.x.setflags(write=False)
+        self.y.setflags(write=False)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters P."""
+        return self.network.size
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self.x.shape[0]
+
+    @cached_property
+    def kernel(self):
+        """Compiled (or torch) value-and-gradient of this problem."""
+        from gradflow.kernels.select import kernel
+
+        return kernel(self.network, self.loss, self.x, self.y, self.decay, self.backend, self.device)
+
+    def value(self, theta) -> float | np.ndarray:
+        """Objective F (with decay): a number, or (runs,)."""
+        return self.value_and_gradient(theta)[0]
+
+    def gradient(self, theta) -> np.ndarray:
+        """Gradient of F, the shape of theta."""
+        return self.value_and_gradient(theta)[1]
+
+    def value_and_gradient(self, theta) -> tuple[float | np.ndarray, np.ndarray]:
+        """F and its gradient in one pass."""
+        theta = self.checked(theta)
+        rows = np.atleast_2d(theta)
+        gradient, values = np.empty_like(rows), np.empty(len(rows))
+        kernel, work = self.kernel, np.empty(self.kernel.work_size)
+        for row, out, index in zip(rows, gradient, range(len(rows)), strict=True):
+            values[index] = kernel.gradient(row, out, kernel.numbers, kernel.layout, work)
+        return (values, gradient) if theta.ndim == 2 else (float(values[0]), gradient[0])
+
+    def data_loss(self, theta) -> float | np.ndarray:
+        """Loss without the penalty."""
+        theta = self.checked(theta)
+        return self.value(theta) - self.decay * (theta**2).sum(-1)
+
+    def hvp(self, theta, v) -> np.ndarray:
+        """Hessian of F times v; theta and v have the same shape."""
+        theta, v = self.checked(theta), self.checked(v, "v")
+        if theta.shape != v.shape:
+            raise ValueError(f"theta has shape {theta.shape} and v {v.shape}: the shapes must agree")
+        kernel, work = self.kernel, np.empty(self.kernel.work_size)
+        out = np.empty_like(np.atleast_2d(theta))
+        for point, direction, row in zip(np.atleast_2d(theta), np.atleast_2d(v), out, strict=True):
+            kernel.product(point, direction, row, kernel.numbers, kernel.layout, work)
+        return out.reshape(theta.shape)
+
+    def hessian(self, theta) -> np.ndarray:
+        """Hessian of F, (P, P) or (runs, P, P), symmetric to the last bit."""
+        theta = self.checked(theta)
+        if theta.ndim == 2:
+            return np.stack([self.hessian(row) for row in theta])
+        columns = self.hvp(np.broadcast_to(theta, (self.size, self.size)), np.eye(self.size))
+        return 0.5 * (columns + columns.T)
+
+    def outputs(self, theta, x=None) -> np.ndarray:
+        """Outputs f(x), (n, k) or (runs, n, k); x (m, d) defaults to the problem's own inputs."""
+        theta = self.checked(theta)
+        x = self.x if x is None else _inputs(x, self.network)
+        if theta.ndim == 2:
+            return np.stack([self.network.forward(self.layers(row), x) for row in theta])
+        return self.network.forward(self.layers(theta), x)
+
+    def layers(self, theta) -> dict[str, np.ndarray]:
+        """Named views into theta: ``layers(theta)["W1"]`` is (out, in), or (runs, out, in)."""
+        theta = np.asarray(theta)
+        if theta.shape[-1:] != (self.size,):
+            raise ValueError(f"theta has shape {theta.shape}: its last axis must have length {self.size}")
+        views, start = {}, 0
+        for name, shape in self.network.shapes.items():
+            stop = start + int(np.prod(shape, dtype=int))
+            views[name] = theta[..., start:stop].reshape(*theta.shape[:-1], *shape)
+            start = stop
+        return views
+
+    def flatten(self, layers) -> np.ndarray:
+        """Flat theta (P,) from a dict of named arrays, the inverse of :meth:`layers`."""
+        shapes = self.network.shapes
+        missing, foreign = shapes.keys() - layers.keys(), layers.keys() - shapes.keys()
+        if missing or foreign:
+            raise ValueError(f"layers: missing {sorted(missing)}, unknown {sorted(foreign)}; need {list(shapes)}")
+        blocks = []
+        for name, shape in shapes.items():
+            block = np.asarray(layers[name], dtype=np.float64)
+            if block.shape[block.ndim - len(shape) :] != shape or block.ndim > len(shape) + 1:
+                raise ValueError(f"layer {name} has shape {block.shape}: must be {shape}, or (runs, *{shape})")
+            blocks.append(block.reshape(*block.shape[: block.ndim - len(shape)], -1))
+        return np.concatenate(blocks, axis=-1)
+
+    def init(self, scale=1.0, seed=0, scheme="gaussian", *, noise=0.0, bias=0.0) -> np.ndarray:
+        r"""Seeded initial theta (P,).
+
+        One ``default_rng(seed)``, layers in order. Schemes:
+
+        - "gaussian": entries N(0, scale^2 / fan_in); "he": N(0, 2 scale^2 / fan_in);
+          "xavier": uniform on +-scale sqrt(6 / (fan_in + fan_out));
+        - "orthogonal": scale times a Haar matrix with orthonormal rows or columns;
+        - "identity": scale times the identity, plus `noise` times N(0, 1); "constant": every entry is scale;
+        - "balanced": rank-one layers :math:`W_l = s^{1/L} u_l u_{l-1}^T`, product of norm s = scale;
+        - "zero-balanced": :math:`W_{l+1}^T W_{l+1} = W_l W_l^T` of full rank, random modes of strength scale |N(0,1)|;
+        - "aligned": layers aligned with the singular vectors of :math:`y^T x / n`, each end-to-end mode of strength
+          scale.
+
+        Parameters
+        ----------
+        scale : float
+            As above, at least 0.
+        seed : int
+            Of the generator.
+        scheme : str
+            One of the names above.
+        noise : float
+            Standard deviation of the noise of "identity".
+        bias : float
+            Standard deviation of the biases (0: zero biases).
+
+        Returns
+        -------
+        ndarray (P,)
+
+        Examples
+        --------
+        >>> import numpy as np, gradflow as gf
+        >>> problem = gf.Problem(gf.DeepLinear([2, 2]), gf.losses.Square(), np.eye(2), np.eye(2))
+        >>> problem.init(0.5, scheme="constant").tolist()
+        [0.5, 0.5, 0.5, 0.5]
+        """
+        blocks = initial(self.network, self.x, self.y, scale=scale, seed=seed, scheme=scheme, noise=noise, bias=bias)
+        return self.flatten(blocks)
+
+    def with_data(self, x, y) -> Problem:
+        """Same network, loss and decay on other data, e.g. held-out samples."""
+        return Problem(self.network, self.loss, x, y, decay=self.decay, device=self.device)
+
+    def checked(self, theta, name="theta") -> np.ndarray:
+        """`theta` as contiguous float64 of shape (P,) or (runs, P)."""
+        try:
+            array = np.require(theta, np.float64, "CW")
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} of type {type(theta).__name__}: give an array of numbers") from None
+        if array.ndim not in (1, 2) or array.shape[-1] != self.size:
+            raise ValueError(
+                f"{name} has shape {array.shape}: must be ({self.size},) or (runs, {self.size}) for {self.network}"
+            )
+        return array
+
+    def describe(self) -> str:
+        """What is minimised, in words: network, loss with its convention, data, decay, how the gradient is computed."""
+        blocks = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in self.network.shapes.items())
+        decay = f"{self.decay:g} * |theta|^2 (torch weight_decay = {2 * self.decay:g})" if self.decay else "none"
+        how = "compiled" if self.kernel.compiled else "interpreted"
+        return "\n".join(
+            [
+                f"network   {self.network}",
+                f"theta     {self.size} parameters: {blocks}",
+                f"loss      {self.loss}",
+                f"decay     {decay}",
+                f"data      {self.n} samples, {self.x.shape[1]} inputs, {self.y.shape[1]} outputs",
+                f"gradient  {self.kernel.name} kernel, {how}",
+            ]
+        )
+
+    def __repr__(self):
+        return f"<Problem: {self.network}, {self.loss}, {self.n} samples, {self.size} parameters>"
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the network is a diagonal linear one."""
+        return isinstance(self.network, Diagonal)
+
+
+_said_float32 = False
+
+
+def _inputs(x, network) -> np.ndarray:
+    """Inputs as contiguous float64 (n, d), checked against the network."""
+    global _said_float32
+    try:
+        array = np.asarray(x)
+        if array.dtype == np.float32 and not _said_float32:
+            _said_float32 = True
+            warnings.warn("x is float32; gradflow computes in float64, so it was converted", stacklevel=3)
+        array = np.array(array, dtype=np.float64, order="C")
+    except (TypeError, ValueError):
+        raise TypeError(f"x of type {type(x).__name__}: give an array of numbers of shape (n, d)") from None
+    if array.ndim != 2 or array.shape[1] != network.input_size:
+        raise ValueError(f"x has shape {array.shape}: must be (n, {network.input_size}) for the network {network}")
+    if array.shape[0] == 0:
+        raise ValueError("x has no samples: give at least one")
+    if not np.isfinite(array).all():
+        raise ValueError(f"x holds {np.count_nonzero(~np.isfinite(array))} NaN or infinite entries: all must be finite")
+    return array
