@@ -1,0 +1,213 @@
+"""How a compiled function travels: as an address, called with one of three fixed signatures.
+
+A stepper is compiled once. Gradients and dynamics reach it as integers, so that a new one compiles only itself.
+numba is imported on first use.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+GRADIENT = "float64(float64[::1], float64[::1], float64[::1], int64[::1], float64[::1])"
+"""``value = gradient(theta, out, numbers, layout, work)``."""
+
+PRODUCT = "float64(float64[::1], float64[::1], float64[::1], float64[::1], int64[::1], float64[::1])"
+"""``value = product(theta, v, out, numbers, layout, work)``."""
+
+VELOCITY = (
+    "float64(float64, float64[::1], float64[::1], int64[::1], float64[::1], int64[::1], float64[::1], float64[::1])"
+)
+"""``value = velocity(t, state, out, chain, numbers, layout, work, coefficients)``."""
+
+SAFE_MATH = frozenset({"contract", "nsz", "arcp", "reassoc"})
+"""Rewritings that compiled arithmetic may use; none assumes that numbers are finite.
+
+But test with ``abs(x) < math.inf``: under "reassoc" the x - x inside ``math.isfinite`` cancels if x is itself a sum.
+"""
+
+_lock = threading.RLock()
+_addresses: dict[tuple[Callable, str], int] = {}
+_dispatchers: dict[Any, Any] = {}
+_registered: set[Callable] = set()
+
+
+def call(f: Any, *arguments: Any) -> float:
+    """Call ``f``: a Python function, or in compiled code the address of a function.
+
+    In compiled code the argument types must be exactly those of GRADIENT, PRODUCT or VELOCITY.
+
+    Examples
+    --------
+    >>> from gradflow.kernels.calls import call
+    >>> call(max, 1.0, 2.0)
+    2.0
+    """
+    return f(*arguments)
+
+
+def address(function: Callable, signature: str) -> int:
+    """Address of the machine code of a function, for ``call`` in compiled code.
+
+    Parameters
+    ----------
+    function : callable
+        A numba function, or a plain Python function in the subset that numba compiles.
+        It must not raise: a compiled function called by address cannot hand on an exception.
+    signature : str
+        GRADIENT, PRODUCT or VELOCITY.
+
+    Returns
+    -------
+    int
+        Valid as long as the process lives. The function is compiled once, and cached on disk where its file allows.
+
+    Raises
+    ------
+    TypeError
+        If a numba function was compiled for these types before, and does not return float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gradflow.kernels.calls import GRADIENT, address
+    >>> def bowl(theta, out, numbers, layout, work):
+    ...     out[:] = 2.0 * theta
+    ...     return np.dot(theta, theta)
+    >>> address(bowl, GRADIENT) == address(bowl, GRADIENT)
+    True
+    """
+    from numba import float64
+    from numba.core.dispatcher import Dispatcher
+    from numba.experimental.function_type import _get_wrapper_address
+
+    with _lock:
+        if (function, signature) not in _addresses:
+            own = isinstance(function, Dispatcher)
+            dispatcher: Any = function if own else _jit(function, signature=signature)
+            kind = float64(*_argument_types(signature))
+            if kind.args not in dispatcher.overloads:
+                dispatcher.compile(kind)
+            found = dispatcher.overloads[kind.args].signature.return_type
+            if found != float64:
+                raise TypeError(
+                    f"{dispatcher.__name__} returns {found}: a function called by address must return float64;"
+                    " return the value of the objective as a float"
+                )
+            _addresses[function, signature] = _get_wrapper_address(dispatcher, kind)
+            _dispatchers[function, signature] = dispatcher
+        return _addresses[function, signature]
+
+
+def compiled(
+    function: Callable,
+    *,
+    signature: str | None = None,
+    helpers: tuple[Callable, ...] = (),
+    twins: tuple[tuple[Callable, Callable], ...] = (),
+    fastmath: frozenset[str] = SAFE_MATH,
+) -> Callable:
+    """Compile a Python function together with the Python functions that it calls.
+
+    Parameters
+    ----------
+    function : callable
+        Plain Python function. The compiled form releases the interpreter lock and is cached on disk.
+    signature : str, optional
+        Types, where only one combination is wanted; default: as first called.
+    helpers : tuple of callable
+        Functions of the same file that are called by ``function``, compiled from the same source.
+    twins : tuple of (callable, callable)
+        Functions of the same file with a second form for compiled code: (numpy form, loop form).
+    fastmath : frozenset of str
+        Rewritings allowed.
+
+    Returns
+    -------
+    callable
+        The same object for every call with this function in one process.
+
+    Examples
+    --------
+    >>> from gradflow.kernels.calls import compiled
+    >>> def double(x):
+    ...     return 2 * x
+    >>> compiled(double)(3)
+    6
+    """
+    with _lock:
+        if function not in _dispatchers:
+            for helper in helpers:
+                _register(helper, helper, fastmath)
+            for numpy_form, loop_form in twins:
+                _register(numpy_form, loop_form, fastmath)
+            _dispatchers[function] = _jit(function, signature=signature, fastmath=fastmath, nogil=True)
+        return _dispatchers[function]
+
+
+def _jit(function: Callable, *, signature: str | None, fastmath: frozenset[str] = SAFE_MATH, **options: Any) -> Any:
+    """Compile with numba, cached on disk unless the function has no file."""
+    import numba
+
+    _register_call()
+    options |= {"error_model": "numpy", "fastmath": set(fastmath)}
+    njit: Any = numba.njit
+    types = (signature,) if signature else ()
+    try:
+        return njit(*types, cache=True, **options)(function)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        return njit(*types, **options)(function)
+
+
+def _argument_types(signature: str) -> tuple:
+    """Numba's types of the arguments of a signature."""
+    from numba.core import sigutils
+
+    return sigutils.normalize_signature(signature)[0]
+
+
+def _register(function: Callable, compiled_form: Callable, fastmath: frozenset[str]) -> None:
+    """Let compiled code that calls ``function`` use the compiled ``compiled_form``."""
+    from numba.extending import overload
+
+    if function not in _registered:
+        options: Any = {"error_model": "numpy", "fastmath": set(fastmath)}
+        overload(function, jit_options=options, strict=False)(lambda *_: compiled_form)
+        _registered.add(function)
+
+
+def _register_call() -> None:
+    """Give ``call`` its compiled form: an indirect call of an address, with checked types."""
+    from llvmlite import ir
+    from numba.core import types
+    from numba.core.errors import TypingError
+    from numba.extending import intrinsic, overload
+
+    if call in _registered:
+        return
+    allowed = {_argument_types(signature) for signature in (GRADIENT, PRODUCT, VELOCITY)}
+
+    @intrinsic
+    def call_address(typing_context, f, arguments):
+        def generate(context, builder, signature, values):
+            kinds = [context.get_value_type(kind) for kind in arguments.types]
+            pointer = builder.inttoptr(values[0], ir.FunctionType(ir.DoubleType(), kinds).as_pointer())
+            return builder.call(pointer, [builder.extract_value(values[1], i) for i in range(len(kinds))])
+
+        return types.float64(f, arguments), generate
+
+    @overload(call, strict=False)
+    def compiled_call(f, *arguments):
+        if not isinstance(f, types.Integer):
+            return None
+        if tuple(arguments) not in allowed:
+            found = ", ".join(str(kind) for kind in arguments)
+            raise TypingError(
+                f"call(address, {found}): the argument types must be those of GRADIENT, PRODUCT or VELOCITY,"
+                " contiguous writable float64 vectors and int64 vectors; convert them first"
+            )
+        pointed: Any = call_address
+        return lambda f, *arguments: pointed(f, arguments)
+
+    _registered.add(call)

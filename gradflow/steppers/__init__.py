@@ -1,0 +1,1 @@
+"""Steppers: each advances one state to an end time, step by step."""

@@ -1,0 +1,152 @@
+"""What the steppers have in common: start vectors, arrays for saved states, times inside a step, snapshots."""
+
+from typing import Any
+
+import numpy as np
+
+UNLIMITED = 2**62
+"""Stands for "no limit" on a number of gradients or steps."""
+
+
+def start_vector(state: Any) -> np.ndarray:
+    """Copy of a start state as a flat float64 vector.
+
+    Raises
+    ------
+    ValueError
+        If it is not a vector, or empty.
+
+    Examples
+    --------
+    >>> from gradflow.steppers.saving import start_vector
+    >>> start_vector([1, 2])
+    array([1., 2.])
+    """
+    y = np.array(state, dtype=np.float64)
+    if y.ndim != 1 or y.size == 0:
+        raise ValueError(f"state has shape {y.shape}: it must be one flat vector (S,) with S > 0; flatten it first")
+    return y
+
+
+def save_arrays(save_at: Any, saved: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Times to save at and the array for the states, in the one type that compiled code takes.
+
+    Parameters
+    ----------
+    save_at : array_like, (m,), or None
+        Increasing times; None: nothing is saved.
+    saved : ndarray of float64, (m, S), or None
+        Array to be filled.
+    size : int
+        Length S of the state.
+
+    Returns
+    -------
+    tuple of ndarray
+        ``save_at`` and ``saved``; the second is the array that was given, never a copy.
+
+    Raises
+    ------
+    ValueError
+        If ``saved`` does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gradflow.steppers.saving import save_arrays
+    >>> times, states = save_arrays([0.0, 1.0], np.empty((2, 3)), 3)
+    >>> times
+    array([0., 1.])
+    """
+    times = np.empty(0) if save_at is None else np.require(save_at, np.float64, ["C", "W"])
+    states = np.empty((0, size)) if saved is None else saved
+    fits = times.ndim == 1 and states.shape == (times.size, size) and states.dtype == np.float64
+    if not (fits and states.flags.c_contiguous and states.flags.writeable):
+        raise ValueError(
+            f"saved has shape {states.shape} and type {states.dtype}: for {times.size} times it must be"
+            f" a contiguous, writable float64 array of shape ({times.size}, {size}); make it with np.empty"
+        )
+    return times, states
+
+
+def times_inside(t: Any, start: float, end: float) -> np.ndarray:
+    """Times at which dense output is asked for, checked.
+
+    Parameters
+    ----------
+    t : float or array_like, (m,)
+        Increasing times.
+    start, end : float
+        Interval in which dense output is known.
+
+    Returns
+    -------
+    ndarray of float64, (m,)
+
+    Raises
+    ------
+    ValueError
+        If a time lies outside, or times decrease.
+
+    Examples
+    --------
+    >>> from gradflow.steppers.saving import times_inside
+    >>> times_inside(0.5, 0.0, 1.0)
+    array([0.5])
+    """
+    times = np.array(t, dtype=np.float64, ndmin=1)
+    if not (times.ndim == 1 and np.all((times >= start) & (times <= end)) and np.all(times[1:] >= times[:-1])):
+        raise ValueError(
+            f"t = {t}: dense output is known from {start} to {end};"
+            " give increasing times inside the step that was accepted last"
+        )
+    return times
+
+
+def take_snapshot(record: np.ndarray, names: tuple[str, ...], memory: Any, last: int) -> dict[str, Any]:
+    """Copy of what a run needs to go on: the held state if a step was cut, else the current one.
+
+    Parameters
+    ----------
+    record : structured ndarray, (2,)
+        Numbers of the current and of the held state.
+    names : tuple of str
+        Those that a resumed run needs.
+    memory : NamedTuple
+        The stepper's vectors.
+    last : int
+        Index of the stage at the state that a step leads to.
+
+    Returns
+    -------
+    dict
+        The numbers, and the vectors "state" and "velocity".
+    """
+    now = record[0]
+    if np.isnan(now["held_for"]):
+        kept, state, velocity = now, memory.y, memory.K[last if now["has_stages"] else 0]
+    else:
+        kept, state, velocity = record[1], memory.y_held, memory.velocity_held
+    return {name: kept[name].item() for name in names} | {"state": state.copy(), "velocity": velocity.copy()}
+
+
+def put_back(snapshot: dict[str, Any], record: np.ndarray, names: tuple[str, ...], memory: Any) -> None:
+    """Write a snapshot into a stepper's record and vectors.
+
+    Raises
+    ------
+    ValueError
+        If the snapshot belongs to a state of another size.
+    """
+    state = np.asarray(snapshot["state"], dtype=np.float64)
+    if state.shape != memory.y.shape:
+        raise ValueError(
+            f"the snapshot's state has shape {state.shape}, this stepper's {memory.y.shape}:"
+            " restore it to a stepper of the same problem"
+        )
+    now = record[0]
+    for name in names:
+        now[name] = snapshot[name]
+    memory.y[:] = memory.y_before[:] = state
+    memory.K[0] = snapshot["velocity"]
+    now["t_before"], now["held_for"], now["has_stages"] = now["t"], np.nan, 0
