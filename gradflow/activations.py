@@ -138,4 +138,4 @@ def _torch_value(name, slope, z):
         case "quadratic":
             return z * z
         case _:
-            return torch.relu(z) + torch.relu(-z)
+            return 2 * torch.relu(z) - z

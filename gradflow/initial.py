@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.arguments import not_negative
 from gradflow.networks import Diagonal, Feedforward
 
 SCHEMES = (
@@ -24,8 +25,7 @@ def initial(network, x, y, *, scale=1.0, seed=0, scheme="gaussian", noise=0.0, b
     """Blocks of theta by the named scheme; see :meth:`gradflow.Problem.init`."""
     if scheme not in SCHEMES:
         raise ValueError(f"scheme = {scheme!r}: unknown; choose one of {', '.join(SCHEMES)}")
-    if not np.isfinite(scale) or scale < 0:
-        raise ValueError(f"scale = {scale}: must be a finite number, at least 0")
+    not_negative(scale, "scale")
     rng = np.random.default_rng(seed)
     if scheme in END_TO_END:
         return _end_to_end(network, x, y, scale, rng, scheme)

@@ -61,7 +61,7 @@ class Convolutional:
             raise ValueError(f"kernel_size = {self.kernel_size}: the image {self.image} is too small for {channels}")
 
     @cached_property
-    def _sizes(self) -> list[tuple[int, int]]:
+    def _sizes(self) -> list[tuple[int, ...]]:
         sizes = [tuple(self.image[1:])]
         for _ in self.channels:
             sizes.append(tuple((s - self.kernel_size) // self.stride + 1 for s in sizes[-1]))

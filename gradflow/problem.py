@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gradflow.arguments import not_negative
 from gradflow.initial import initial
 from gradflow.networks import Diagonal
 
@@ -63,12 +64,14 @@ class Problem:
         self.y = loss.prepare(y, network.output_size)
         if self.y.shape[0] != self.x.shape[0]:
             raise ValueError(f"x has {self.x.shape[0]} samples and y has {self.y.shape[0]}: the numbers must agree")
-        self.decay = float(decay)
-        if not (np.isfinite(self.decay) and self.decay >= 0):
-            raise ValueError(f"decay = {decay}: must be a finite number, at least 0")
+        self.decay = not_negative(decay, "decay")
         self.backend, self.device = backend, device
         self.x.setflags(write=False)
         self.y.setflags(write=False)
+
+    def __getstate__(self) -> dict:
+        """State for another process, which makes its own kernel."""
+        return {name: value for name, value in vars(self).items() if name != "kernel"}
 
     @property
     def size(self) -> int:
@@ -116,6 +119,7 @@ class Problem:
         if theta.shape != v.shape:
             raise ValueError(f"theta has shape {theta.shape} and v {v.shape}: the shapes must agree")
         kernel, work = self.kernel, np.empty(self.kernel.work_size)
+        assert kernel.product is not None
         out = np.empty_like(np.atleast_2d(theta))
         for point, direction, row in zip(np.atleast_2d(theta), np.atleast_2d(v), out, strict=True):
             kernel.product(point, direction, row, kernel.numbers, kernel.layout, work)
@@ -211,7 +215,7 @@ class Problem:
     def checked(self, theta, name="theta") -> np.ndarray:
         """`theta` as contiguous float64 of shape (P,) or (runs, P)."""
         try:
-            array = np.require(theta, np.float64, "CW")
+            array = np.require(theta, np.float64, ["C", "W"])
         except (TypeError, ValueError):
             raise TypeError(f"{name} of type {type(theta).__name__}: give an array of numbers") from None
         if array.ndim not in (1, 2) or array.shape[-1] != self.size:

@@ -1,0 +1,28 @@
+"""Checks of arguments that several rooms share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def positive(value: Any, name: str) -> float:
+    """`value` as a positive finite float, or the error that says what was given and what must hold."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} = {value!r}: must be a number") from None
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"{name} = {value}: must be positive and finite")
+    return number
+
+
+def not_negative(value: Any, name: str) -> float:
+    """`value` as a finite float, at least 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} = {value!r}: must be a number") from None
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{name} = {value}: must be a finite number, at least 0")
+    return number
