@@ -1,0 +1,53 @@
+"""What is looked at: plain functions of (problem, theta), for theta (P,) or a batch (runs, P)."""
+
+from gradflow.measure.alignment import alignment
+from gradflow.measure.collapse import features, nc1, nc2, nc3, nc4
+from gradflow.measure.curvature import (
+    hessian_eigenpairs,
+    hessian_spectrum,
+    hessian_trace,
+    sharpness,
+    smallest_eigenvalue,
+)
+from gradflow.invariants import balancedness, imbalance, invariant_decay, invariant_names, invariants
+from gradflow.measure.layers import effective_map, layer_norms, rho
+from gradflow.measure.margin import accuracy, margin, margins, normalised_margin
+from gradflow.measure.objective import gradient_norm, loss
+from gradflow.measure.rank import layer_singular_values, numerical_rank, singular_values, spectral_ratio, stable_rank
+from gradflow.measure.tangent_kernel import gauss_newton_sharpness, jacobian, ntk
+
+__all__ = [
+    "accuracy",
+    "alignment",
+    "balancedness",
+    "effective_map",
+    "features",
+    "gauss_newton_sharpness",
+    "gradient_norm",
+    "hessian_eigenpairs",
+    "hessian_spectrum",
+    "hessian_trace",
+    "imbalance",
+    "invariant_decay",
+    "invariant_names",
+    "invariants",
+    "jacobian",
+    "layer_norms",
+    "layer_singular_values",
+    "loss",
+    "margin",
+    "margins",
+    "normalised_margin",
+    "ntk",
+    "nc1",
+    "nc2",
+    "nc3",
+    "nc4",
+    "numerical_rank",
+    "rho",
+    "sharpness",
+    "singular_values",
+    "smallest_eigenvalue",
+    "spectral_ratio",
+    "stable_rank",
+]

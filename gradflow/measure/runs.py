@@ -1,0 +1,23 @@
+"""Measures of one theta, applied to every row of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+
+def per_run(measure: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a measure of theta (P,) take (runs, P) too, its values stacked along a first axis; a number is a float."""
+
+    @wraps(measure)
+    def measured(problem, theta, *args, **options):
+        theta = problem.checked(theta)
+        if theta.ndim == 1:
+            value = measure(problem, theta, *args, **options)
+            return value if np.ndim(value) else float(value)
+        return np.stack([measure(problem, row, *args, **options) for row in theta])
+
+    return measured
