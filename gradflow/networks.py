@@ -290,6 +290,7 @@ class ResidualLinear(Feedforward):
         if isinstance(self.readout, int | np.integer):
             if self.readout < 1:
                 raise ValueError(f"readout = {self.readout}: the number of outputs must be at least 1")
+            object.__setattr__(self, "readout", int(self.readout))
             return
         matrix = np.atleast_2d(np.asarray(self.readout, dtype=float))
         if matrix.ndim != 2 or matrix.shape[1] != self.dim or not np.isfinite(matrix).all():

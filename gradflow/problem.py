@@ -210,7 +210,7 @@ class Problem:
 
     def with_data(self, x, y) -> Problem:
         """Same network, loss and decay on other data, e.g. held-out samples."""
-        return Problem(self.network, self.loss, x, y, decay=self.decay, device=self.device)
+        return Problem(self.network, self.loss, x, y, decay=self.decay, backend=self.backend, device=self.device)
 
     def checked(self, theta, name="theta") -> np.ndarray:
         """`theta` as contiguous float64 of shape (P,) or (runs, P)."""
