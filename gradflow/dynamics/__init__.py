@@ -1,0 +1,19 @@
+"""How theta moves: flows and discrete rules."""
+
+from gradflow.dynamics.discrete import GD, SGD, Momentum
+from gradflow.dynamics.flow import Flow, GradientFlow, Invariant
+from gradflow.dynamics.normalized import LMFlow
+from gradflow.dynamics.polar import PolarFlow, PowerRate, WeightNormFlow
+
+__all__ = [
+    "GD",
+    "SGD",
+    "Flow",
+    "GradientFlow",
+    "Invariant",
+    "LMFlow",
+    "Momentum",
+    "PolarFlow",
+    "PowerRate",
+    "WeightNormFlow",
+]
