@@ -1,0 +1,161 @@
+"""Batch: many runs of one problem from many starts, on threads, each with its own steps and status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+
+from gradflow.loop import Interrupt
+from gradflow.threads import get_threads, single_blas_thread
+from gradflow.trajectory import Trajectory
+
+
+class Batch:
+    """Trajectories of a batch of starts on one save grid; ``batch[i]`` is the trajectory of run i.
+
+    Attributes
+    ----------
+    t : ndarray (T,)
+        The save grid.
+    theta : ndarray (runs, T, P)
+        Parameters on the grid, NaN after a run's own end.
+    loss : ndarray (runs, T)
+        Objective on the grid, NaN after a run's own end.
+    end : ndarray (runs, P)
+        Each run's own end.
+    t_end, status : ndarray (runs,)
+        When and why it ended.
+    counts : dict of ndarray (runs,)
+        Gradients, steps, seconds of each run.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1]), gf.losses.Square(half=True), [[1.0]], [[2.0]])
+    >>> batch = gf.simulate(problem, [[0.0], [1.0]], gf.GradientFlow(), t_end=1.0, save_at=5)
+    >>> batch.theta.shape, len(batch)
+    ((2, 5, 1), 2)
+    """
+
+    def __init__(self, trajectories: list[Trajectory]):
+        if not trajectories:
+            raise ValueError("a batch needs at least one run")
+        self.trajectories = trajectories
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    def __getitem__(self, index) -> Trajectory:
+        return self.trajectories[index]
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return iter(self.trajectories)
+
+    @property
+    def problem(self):
+        """The problem of all runs."""
+        return self.trajectories[0].problem
+
+    @cached_property
+    def t(self) -> np.ndarray:
+        """Save grid (T,): that of the runs that reached the end."""
+        longest = max(self.trajectories, key=lambda run: (run.t_end, run.t.size))
+        for run in self.trajectories:
+            if not np.isin(run.t[:-1], longest.t).all():
+                raise ValueError(
+                    "the runs have no common save grid (each saved its own steps): use batch[i].t, or give t_end and"
+                    " save_at as a number or a grid"
+                )
+        return longest.t
+
+    def _on_grid(self, values: Callable[[Trajectory], np.ndarray]) -> np.ndarray:
+        rows = []
+        for run in self.trajectories:
+            given = values(run)
+            row = np.full((self.t.size, *given.shape[1:]), np.nan)
+            inside = np.isin(run.t, self.t)
+            row[np.searchsorted(self.t, run.t[inside])] = given[inside]
+            rows.append(row)
+        return np.stack(rows)
+
+    @cached_property
+    def theta(self) -> np.ndarray:
+        """Parameters (runs, T, P)."""
+        return self._on_grid(lambda run: run.theta)
+
+    @cached_property
+    def loss(self) -> np.ndarray:
+        """Objective (runs, T)."""
+        return self._on_grid(lambda run: run.loss)
+
+    @property
+    def end(self) -> np.ndarray:
+        """End of each run (runs, P)."""
+        return np.stack([run.end for run in self.trajectories])
+
+    @property
+    def t_end(self) -> np.ndarray:
+        """Time of the end of each run (runs,)."""
+        return np.array([run.t_end for run in self.trajectories])
+
+    @property
+    def status(self) -> np.ndarray:
+        """Status of each run (runs,)."""
+        return np.array([run.status for run in self.trajectories], dtype=object)
+
+    @property
+    def counts(self) -> dict[str, np.ndarray]:
+        """Counts of each run."""
+        names = self.trajectories[0].counts
+        return {name: np.array([run.counts[name] for run in self.trajectories]) for name in names}
+
+    @property
+    def max_drift(self) -> np.ndarray:
+        """Largest drift of any invariant, per run (runs,)."""
+        return np.array([run.max_drift for run in self.trajectories])
+
+    def at(self, t) -> np.ndarray:
+        """Parameters of all runs at times t: (runs, P) or (runs, m, P)."""
+        return np.stack([run.at(t) for run in self.trajectories])
+
+    def measure(self, function: Callable) -> np.ndarray:
+        """Values (runs, T, ...) of a measure on the grid, NaN after a run's own end."""
+        return self._on_grid(lambda run: np.asarray(run.measure(function), dtype=np.float64))
+
+    def extend(self, t_end: float, **changes) -> Batch:
+        """Every run taken further; see :meth:`Trajectory.extend`."""
+        return Batch([run.extend(t_end, **changes) for run in self.trajectories])
+
+    def __repr__(self):
+        status, counts = np.unique([str(run.status) for run in self.trajectories], return_counts=True)
+        said = ", ".join(f"{count} {text}" for text, count in zip(status, counts, strict=True))
+        total = sum(run.counts.get("gradients", 0) for run in self.trajectories)
+        return f"<Batch of {len(self)} runs: {said}; {total} gradients>"
+
+
+def simulate_batch(problem, theta0, dynamics, arguments: dict) -> Batch:
+    """Run every row of theta0; the result does not depend on the number of threads."""
+    from gradflow.simulate import run_one
+
+    compiled = problem.kernel.compiled  # the kernel is made here, before the threads ask for it
+    quiet = arguments | {"progress": False}
+    with single_blas_thread(), Interrupt() as interrupt:
+        if not compiled or get_threads() == 1 or len(theta0) == 1:
+            runs = [run_one(problem, row, dynamics, quiet, interrupt) for row in _shown(theta0, arguments)]
+        else:
+            with ThreadPoolExecutor(min(get_threads(), len(theta0))) as pool:
+                futures = pool.map(lambda row: run_one(problem, row, dynamics, quiet, interrupt), theta0)
+                runs = list(_shown(futures, arguments, len(theta0)))
+    return Batch(runs)
+
+
+def _shown(rows, arguments, total=None):
+    """`rows`, with a progress bar if one is wanted."""
+    if not arguments["progress"]:
+        return rows
+    from tqdm.auto import tqdm
+
+    return tqdm(rows, total=total, unit="run", desc="simulate")

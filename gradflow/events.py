@@ -1,0 +1,243 @@
+"""Stops and crossings: functions whose zeros are located on the dense output of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from gradflow.arguments import positive
+from gradflow.status import Status
+
+
+class Point:
+    """A moment of a run as events see it: t, state, theta, and the objective and the speed when asked for."""
+
+    def __init__(self, problem, dynamics, field, t, state, value=None, velocity=None):
+        self.problem, self.dynamics, self.field = problem, dynamics, field
+        self.t, self.state = t, state
+        self._value, self._velocity = value, velocity
+        self.gradients = 0
+
+    @cached_property
+    def theta(self) -> np.ndarray:
+        """Parameters (P,) in the network's own coordinates."""
+        return self.dynamics.unpack(self.problem, self.state)
+
+    @property
+    def value(self) -> float:
+        """The objective, with every penalty."""
+        self._evaluate()
+        return self._value  # pyright: ignore[reportReturnType]
+
+    @property
+    def speed(self) -> float:
+        """Norm of the state's time derivative."""
+        self._evaluate()
+        return float(np.linalg.norm(self._velocity))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    def _evaluate(self):
+        if self._value is None or self._velocity is None:
+            self._velocity = np.empty(self.state.size)
+            self._value = self.field(self.t, np.ascontiguousarray(self.state), self._velocity)
+            self.gradients += 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """A crossing of zero by a function of (problem, t, theta), recorded with its time; it may end the run.
+
+    Parameters
+    ----------
+    name : str
+        Under which the crossings are recorded.
+    function : callable (problem, t, theta) -> float
+        Whose zero is located on the dense output.
+    direction : {0, 1, -1}
+        Count crossings upwards only (1), downwards only (-1), or both.
+    terminal : bool
+        Whether the run ends there.
+
+    Examples
+    --------
+    >>> Event("half", lambda problem, t, theta: theta[0] - 0.5, terminal=True).name
+    'half'
+    """
+
+    name: str
+    function: Callable
+    direction: int = 0
+    terminal: bool = False
+    status = Status.EVENT
+
+    def __post_init__(self):
+        if not callable(self.function):
+            raise TypeError(f"event {self.name!r}: the function must be callable as f(problem, t, theta)")
+        if self.direction not in (-1, 0, 1):
+            raise ValueError(f"event {self.name!r}: direction = {self.direction} must be -1, 0 or 1")
+
+    def measure(self, point: Point) -> float:
+        """Value of the function at a point."""
+        return float(self.function(point.problem, point.t, point.theta))
+
+
+@dataclass(frozen=True)
+class LossBelow:
+    """Stop when the objective (with every penalty) falls below a level.
+
+    Parameters
+    ----------
+    level : float, optional
+        The level; or
+    log10 : float, optional
+        its decimal logarithm.
+
+    Examples
+    --------
+    >>> LossBelow(log10=-6).level
+    1e-06
+    """
+
+    level: float | None = None
+    log10: float | None = None
+    name = "loss"
+    direction = -1
+    terminal = True
+    status = Status.LOSS_BELOW
+
+    def __post_init__(self):
+        if (self.level is None) == (self.log10 is None):
+            raise ValueError("LossBelow: give either the level or its log10")
+        if self.level is None:
+            object.__setattr__(self, "level", float(10.0**self.log10))  # pyright: ignore[reportOperatorIssue]
+        if not np.isfinite(self.level):  # pyright: ignore[reportArgumentType, reportCallIssue]
+            raise ValueError(f"LossBelow({self.level}): the level must be finite")
+
+    def measure(self, point: Point) -> float:
+        """Objective minus level."""
+        return point.value - self.level  # pyright: ignore[reportOperatorIssue]
+
+
+@dataclass(frozen=True)
+class ExcessLossBelow:
+    """Stop when the objective is less than `level` above a known minimum.
+
+    Parameters
+    ----------
+    level : float
+        Excess, positive.
+    minimum : float
+        The minimum of the objective.
+
+    Examples
+    --------
+    >>> ExcessLossBelow(1e-6, minimum=0.25).name
+    'excess loss'
+    """
+
+    level: float
+    minimum: float
+    name = "excess loss"
+    direction = -1
+    terminal = True
+    status = Status.LOSS_BELOW
+
+    def __post_init__(self):
+        if not (self.level > 0 and np.isfinite(self.minimum)):
+            raise ValueError(
+                f"ExcessLossBelow({self.level}, {self.minimum}): level > 0 and a finite minimum are needed"
+            )
+
+    def measure(self, point: Point) -> float:
+        """Objective minus minimum minus level."""
+        return point.value - self.minimum - self.level
+
+
+@dataclass(frozen=True)
+class GradientBelow:
+    """Stop when the speed of the state (the gradient norm of the plain flow) falls below a level.
+
+    Parameters
+    ----------
+    level : float
+        Positive.
+
+    Examples
+    --------
+    >>> GradientBelow(1e-8).status.name
+    'GRADIENT_BELOW'
+    """
+
+    level: float
+    name = "gradient"
+    direction = -1
+    terminal = True
+    status = Status.GRADIENT_BELOW
+
+    def __post_init__(self):
+        positive(self.level, "level")
+
+    def measure(self, point: Point) -> float:
+        """Speed minus level."""
+        return point.speed - self.level
+
+
+@dataclass(frozen=True)
+class Stationary:
+    """Stop when the state moves by less than `tolerance` of its own norm per unit of time.
+
+    Parameters
+    ----------
+    tolerance : float
+        Relative speed, positive.
+
+    Examples
+    --------
+    >>> Stationary(1e-10).status.name
+    'STATIONARY'
+    """
+
+    tolerance: float = 1e-10
+    name = "stationary"
+    direction = -1
+    terminal = True
+    status = Status.STATIONARY
+
+    def __post_init__(self):
+        positive(self.tolerance, "tolerance")
+
+    def measure(self, point: Point) -> float:
+        """Relative speed minus tolerance."""
+        return point.speed - self.tolerance * float(np.linalg.norm(point.state))
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A located event: its name, the time, and theta there."""
+
+    name: str
+    t: float
+    theta: np.ndarray
+
+
+def crosses(event, before: float, after: float) -> bool:
+    """Whether the function of an event passes zero in its direction from one value to the next."""
+    down = before > 0 >= after
+    up = before < 0 <= after
+    return (down and event.direction <= 0) or (up and event.direction >= 0)
+
+
+def locate(event, make_point: Callable[[float], Point], left: float, right: float) -> float:
+    """Time in [left, right] where the function of an event passes zero, to the spacing of numbers (Brent's method)."""
+    from scipy.optimize import brentq
+
+    def value(t):
+        return event.measure(make_point(t))
+
+    if not value(left) * value(right) < 0.0:
+        return right
+    tolerance = max(4 * np.finfo(float).eps * max(abs(left), abs(right)), 1e-300)
+    root = brentq(value, left, right, xtol=tolerance)
+    return float(np.clip(root, left, right))  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,0 +1,39 @@
+"""HTML for notebooks: a small table and a sparkline of the loss."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 260, 48
+
+
+def trajectory_html(trajectory) -> str:
+    """Table of the summary, and the loss (log scale where positive) over the saved points."""
+    rows = "".join(
+        f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
+        for name, text in trajectory.summary().items()
+    )
+    return f"<div><b>Trajectory</b><table>{rows}</table>{sparkline(trajectory.loss)}</div>"
+
+
+def sparkline(loss: np.ndarray) -> str:
+    """The loss as a small SVG line."""
+    values = np.asarray(loss, dtype=float)
+    logarithmic = bool((values > 0).all())
+    heights = np.log10(values) if logarithmic else values
+    finite = np.isfinite(heights)
+    if finite.sum() < 2:
+        return ""
+    low, high = heights[finite].min(), heights[finite].max()
+    span = high - low or 1.0
+    x = np.linspace(2, WIDTH - 2, heights.size)[finite]
+    y = 2 + (HEIGHT - 4) * (high - heights[finite]) / span
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    label = "log loss" if logarithmic else "loss"
+    return (
+        f"<svg width='{WIDTH}' height='{HEIGHT}' role='img' aria-label='{label} over time'>"
+        f"<polyline fill='none' stroke='#1f77b4' stroke-width='1.5' points='{points}'/></svg>"
+        f"<div style='font-size:80%'>{label}: {values[0]:.3g} to {values[-1]:.3g}</div>"
+    )

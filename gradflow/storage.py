@@ -1,0 +1,187 @@
+"""Files: a trajectory as netCDF, written whole or not at all, read without unpickling anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from gradflow.config import from_config, is_custom, to_config
+from gradflow.events import Crossing
+from gradflow.status import Status
+from gradflow.steppers.choose import Exact, FixedStep, Named
+from gradflow.trajectory import Record, Run, Trajectory
+
+FORMAT = "gradflow trajectory 1"
+SOLVERS = {cls.__name__: cls for cls in (Named, FixedStep, Exact)}
+
+
+def save(trajectory: Trajectory, path) -> None:
+    """Write a trajectory to a netCDF file, by way of a temporary file in the same folder."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is not a folder: make it first, or save elsewhere")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        _file_dataset(trajectory).to_netcdf(temporary, engine="h5netcdf")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load(path, problem=None, dynamics=None) -> Trajectory:
+    """Read a trajectory that `save` wrote."""
+    import xarray
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with xarray.open_dataset(path, engine="h5netcdf", decode_times=False) as stored:
+            data = stored.load()
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable netCDF file: it was cut short, or is not one ({error})") from error
+    if data.attrs.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a trajectory of this library (format {data.attrs.get('format')!r})")
+    config = json.loads(data.attrs["config"])
+    problem = problem if problem is not None else _problem(data, config, path)
+    dynamics = dynamics if dynamics is not None else _dynamics(config, path)
+    said = json.loads(data.attrs["run"])
+    records = {
+        name: Record(data[f"record_t_{i}"].values, data[f"record_{i}"].values) for i, name in enumerate(said["records"])
+    }
+    events = [
+        Crossing(name, float(t), theta)
+        for name, t, theta in zip(said["events"], data["event_t"].values, data["event_theta"].values, strict=True)
+    ]
+    return Trajectory(
+        problem,
+        dynamics,
+        data["t"].values,
+        data["states"].values,
+        Status[said["status"]],
+        said["counts"],
+        events=events,
+        records=records,
+        notes=said["notes"],
+        run=Run(dynamics, _arguments(said["arguments"], data), _snapshots(data, said["snapshots"])),
+        config=config,
+    )
+
+
+def to_dataset(trajectory: Trajectory):
+    """The trajectory as an xarray Dataset for analysis: loss, layers by name, records, drift."""
+    import xarray
+
+    data = xarray.Dataset(coords={"t": ("t", trajectory.t, {"long_name": "time"})})
+    data["loss"] = ("t", trajectory.loss, {"long_name": "objective"})
+    for name, values in trajectory.problem.layers(trajectory.theta).items():
+        data[name] = (("t", *(f"{name}_{axis}" for axis in range(values.ndim - 1))), values)
+    for name, values in trajectory.records.items():
+        time = "t" if np.array_equal(values.t, trajectory.t) else f"t_{name}"
+        if time != "t":
+            data = data.assign_coords({time: (time, values.t)})
+        data[f"{name}_record" if name in data else name] = (
+            (time, *(f"{name}_{axis}" for axis in range(values.ndim - 1))),
+            np.asarray(values),
+        )
+    for name, values in trajectory.drift.items():
+        data[f"drift {name}"] = ("t", values)
+    data.attrs = {"status": str(trajectory.status), "config": json.dumps(trajectory.config)}
+    return data
+
+
+def _file_dataset(trajectory: Trajectory):
+    """Everything that `load` needs, exactly."""
+    import xarray
+
+    run = trajectory.run or Run(trajectory.dynamics, {}, [])
+    data = xarray.Dataset({"t": ("t", trajectory.t), "states": (("t", "s"), trajectory.states)})
+    data["loss"] = ("t", trajectory.loss)
+    data["x"], data["y"] = (("n", "d"), trajectory.problem.x), (("n", "k"), trajectory.problem.y)
+    data["event_t"] = ("event", np.array([event.t for event in trajectory.events], dtype=float))
+    thetas = [event.theta for event in trajectory.events]
+    data["event_theta"] = (("event", "p"), np.array(thetas, dtype=float).reshape(len(thetas), trajectory.problem.size))
+    own = set(trajectory.dynamics.records(trajectory.problem, trajectory.states[:1]))
+    names = [name for name in trajectory.records if name not in own]
+    for i, name in enumerate(names):
+        values = trajectory.records[name]
+        data[f"record_t_{i}"] = (f"r{i}", values.t)
+        data[f"record_{i}"] = ((f"r{i}", *(f"r{i}_{axis}" for axis in range(values.ndim - 1))), np.asarray(values))
+    numbers = []
+    for i, snapshot in enumerate(run.snapshots):
+        numbers.append({})
+        for name, value in snapshot.items():
+            if isinstance(value, np.ndarray) and value.dtype.names is None:
+                data[f"snapshot_{i}_{name}"] = (tuple(f"s{i}_{name}_{axis}" for axis in range(value.ndim)), value)
+            else:
+                numbers[-1][name] = value.item() if isinstance(value, np.generic) else value
+    arguments = {key: value for key, value in run.arguments.items() if key not in ("events", "record", "solver")}
+    if arguments:
+        solver = run.arguments["solver"]
+        arguments["solver"] = {"kind": type(solver).__name__} | dict(vars(solver))
+    data.attrs = {
+        "format": FORMAT,
+        "config": json.dumps(trajectory.config),
+        "run": json.dumps(
+            {
+                "status": trajectory.status.name,
+                "counts": trajectory.counts,
+                "notes": trajectory.notes,
+                "records": names,
+                "events": [event.name for event in trajectory.events],
+                "snapshots": numbers,
+                "arguments": to_config(arguments),
+            }
+        ),
+    }
+    return data
+
+
+def _problem(data, config, path):
+    from gradflow.problem import Problem
+
+    if is_custom(config["network"]) or is_custom(config["loss"]):
+        raise ValueError(
+            f"{path} holds a network of the user's own ({config['network'].get('custom', 'unknown')}):"
+            " give it, Trajectory.load(path, problem=...)"
+        )
+    loss, y = from_config(config["loss"]), data["y"].values
+    return Problem(from_config(config["network"]), loss, data["x"].values, y, decay=config["decay"])
+
+
+def _dynamics(config, path):
+    if is_custom(config["dynamics"]):
+        raise ValueError(
+            f"{path} was run with a dynamics of the user's own: give it, Trajectory.load(path, dynamics=...)"
+        )
+    return from_config(config["dynamics"])
+
+
+def _arguments(stored: dict, data) -> dict:
+    """Arguments of the run: what a file cannot hold (stops, records) is left out."""
+    if not stored:
+        return {}
+    solver = dict(stored.pop("solver"))
+    arguments = stored | {"solver": SOLVERS[solver.pop("kind")](**solver), "events": [], "record": {}}
+    if isinstance(arguments["atol"], list):
+        arguments["atol"] = np.array(arguments["atol"])
+    if isinstance(arguments["save_at"], list):
+        arguments["save_at"] = 200
+    return arguments
+
+
+def _snapshots(data, numbers: list[dict]) -> list[dict]:
+    """Snapshots put together from their numbers and arrays."""
+    snapshots = []
+    for i, scalars in enumerate(numbers):
+        prefix = f"snapshot_{i}_"
+        arrays = {
+            name.removeprefix(prefix): data[name].values for name in data.variables if str(name).startswith(prefix)
+        }
+        snapshots.append({**scalars, **arrays})
+    return snapshots

@@ -1,0 +1,253 @@
+"""Trajectory: what came out of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass
+class Run:
+    """What a trajectory needs to go on: the prepared dynamics and the arguments of the call."""
+
+    dynamics: object
+    arguments: dict
+    snapshots: list[dict] = field(default_factory=list)
+
+
+class Trajectory:
+    """Result of :func:`gradflow.simulate` for one start: times, parameters, why it ended, and how to go on.
+
+    Attributes
+    ----------
+    problem, dynamics
+        What was run.
+    t : ndarray (T,)
+        Saved times; the last is the end of the run.
+    theta : ndarray (T, P)
+        Parameters there, in the network's own coordinates.
+    states : ndarray (T, S)
+        The solver's own variables there (for the plain flow the same as theta).
+    loss, log10_loss : ndarray (T,)
+        The full objective, with every penalty.
+    records : dict
+        Name -> :class:`Record` of the measures asked for, and of what the dynamics reports (rho, radius, ...).
+    events : list of Crossing
+        Located crossings.
+    status : Status
+        Why the run ended; ``str(status)`` is the sentence.
+    counts : dict
+        "gradients", "hessian_products", "accepted", "rejected", "seconds".
+    drift : dict
+        Invariant -> deviation (T,) from what theory says; empty when no invariant is known.
+    notes : list of str
+        What the reader of the result should know.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(half=True), [[1.0]], [[2.0]])
+    >>> run = gf.simulate(problem, [0.1, 0.1], gf.GradientFlow(), t_end=4.0)
+    >>> print(run.status)
+    reached the end time
+    >>> bool(abs(run.end.prod() - gf.exact.two_layer_mode(4.0, 2.0, 0.01)) < 1e-7)
+    True
+    """
+
+    def __init__(
+        self, problem, dynamics, t, states, status, counts, *, events=(), records=None, notes=(), run=None, config=None
+    ):
+        self.problem, self.dynamics = problem, dynamics
+        self.t, self.states = np.asarray(t), np.asarray(states)
+        self.status, self.counts = status, dict(counts)
+        self.events, self.notes = list(events), list(notes)
+        self.run, self.config = run, config or {}
+        own = {name: Record(self.t, values) for name, values in dynamics.records(problem, self.states).items()}
+        self.records: dict[str, Record] = own | dict(records or {})
+
+    @cached_property
+    def theta(self) -> np.ndarray:
+        """Parameters (T, P) in the network's own coordinates."""
+        return self.dynamics.unpack(self.problem, self.states)
+
+    @property
+    def end(self) -> np.ndarray:
+        """Parameters (P,) at the end of the run."""
+        return self.theta[-1]
+
+    @property
+    def t_end(self) -> float:
+        """Time of the end of the run."""
+        return float(self.t[-1])
+
+    @cached_property
+    def loss(self) -> np.ndarray:
+        """Full objective (T,) at the saved times."""
+        return self.problem.value(self.theta) + self.dynamics.penalty(self.problem, self.states)
+
+    @property
+    def data_loss(self) -> np.ndarray:
+        """Loss (T,) without penalties."""
+        return self.problem.data_loss(self.theta)
+
+    @property
+    def log10_loss(self) -> np.ndarray:
+        """Decimal logarithm of the loss (T,); -inf where it is 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(self.loss)
+
+    @property
+    def log10_t(self) -> np.ndarray:
+        """Decimal logarithm of the time (T,); -inf at 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(self.t)
+
+    @cached_property
+    def drift(self) -> dict[str, np.ndarray]:
+        """Deviation (T,) of each invariant from what theory says."""
+        invariants = self.dynamics.invariants(self.problem)
+        return {name: invariant.drift(self.t, self.states) for name, invariant in invariants.items()}
+
+    @property
+    def max_drift(self) -> float:
+        """Largest deviation of any invariant; NaN when none is known."""
+        return max((float(values.max()) for values in self.drift.values()), default=float("nan"))
+
+    def at(self, t) -> np.ndarray:
+        """Parameters at times within the run, by the solver's dense output.
+
+        The run is repeated from the nearest stored state before; an explicit solver repeats its steps bit for bit.
+        A discrete run is known at its steps only: the state of the last step not after t is given.
+
+        Parameters
+        ----------
+        t : float or array_like (m,)
+            Times between the first and the last.
+
+        Returns
+        -------
+        ndarray (P,) or (m, P)
+
+        Raises
+        ------
+        ValueError
+            For times outside the run.
+        """
+        return self.dynamics.unpack(self.problem, self.state_at(t))
+
+    def state_at(self, t) -> np.ndarray:
+        """States (m, S) at times within the run; see :meth:`at`."""
+        from gradflow.simulate import revisit
+
+        times = np.atleast_1d(np.asarray(t, dtype=np.float64))
+        first = self.run.arguments["t_start"] if self.run else self.t[0]
+        if times.ndim != 1 or not np.isfinite(times).all() or times.min() < first or times.max() > self.t[-1]:
+            raise ValueError(f"t = {t}: must lie within the run, from {first:g} to {self.t[-1]:g}")
+        order = np.argsort(times, kind="stable")
+        states = np.empty((times.size, self.states.shape[1]))
+        states[order] = revisit(self, times[order])
+        return states[0] if np.ndim(t) == 0 else states
+
+    def measure(self, function: Callable, name: str | None = None) -> np.ndarray:
+        """Values of a measure ``function(problem, theta)`` at the saved times, (T, ...)."""
+        if not callable(function):
+            raise TypeError(f"measure = {function!r}: must be a function of (problem, theta)")
+        return np.stack([np.asarray(function(self.problem, theta)) for theta in self.theta])
+
+    def extend(self, t_end: float, **changes) -> Trajectory:
+        """The same run taken further, to `t_end`; a new trajectory that holds both parts.
+
+        Goes on from the state before a step was cut at the old end: the explicit solvers and the discrete rules take
+        the steps of one longer run, bit for bit; the others agree within tolerance.
+
+        Parameters
+        ----------
+        t_end : float
+            Later than the end so far.
+        **changes
+            ``stop``, ``save_at``, ``max_gradients``, ``max_seconds``, ``progress`` for the rest of the run.
+        """
+        from gradflow.simulate import extend
+
+        return extend(self, t_end, **changes)
+
+    def error_estimate(self) -> np.ndarray:
+        """Estimated error |theta - theta_tight| (T,), by a second run at a tenth of both tolerances."""
+        from gradflow.simulate import tightened
+
+        return np.linalg.norm(self.theta - tightened(self, 0.1), axis=-1)
+
+    def save(self, path) -> None:
+        """Write to a netCDF file; the file appears whole or not at all."""
+        from gradflow.storage import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path, problem=None, dynamics=None) -> Trajectory:
+        """Read a trajectory that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        problem, dynamics : optional
+            Needed where the file cannot name them: a torch module, a dynamics of one's own.
+        """
+        from gradflow.storage import load
+
+        return load(path, problem, dynamics)
+
+    def to_xarray(self):
+        """The trajectory as an xarray Dataset: loss, layers by name, records, drift, with the config as attributes."""
+        from gradflow.storage import to_dataset
+
+        return to_dataset(self)
+
+    def summary(self) -> dict[str, str]:
+        """What a person asks first, as text."""
+        counts = self.counts
+        rows = {
+            "network": str(self.problem.network),
+            "dynamics": repr(self.dynamics),
+            "solver": str(self.config.get("solver", "")),
+            "status": str(self.status),
+            "time": f"{self.t[0]:g} to {self.t[-1]:g}, {self.t.size} points saved",
+            "loss": f"{self.loss[0]:.6g} to {self.loss[-1]:.6g}",
+            "drift": f"{self.max_drift:.1e} ({', '.join(self.drift)})" if self.drift else "no invariant known",
+            "cost": f"{counts.get('gradients', 0)} gradients, {counts.get('accepted', 0)} steps,"
+            f" {counts.get('rejected', 0)} rejected, {counts.get('seconds', 0.0):.3g} s",
+        }
+        if self.events:
+            rows["events"] = ", ".join(f"{event.name} at t = {event.t:.6g}" for event in self.events[:6])
+        if self.notes:
+            rows["notes"] = "; ".join(self.notes)
+        return rows
+
+    def __repr__(self):
+        rows = self.summary()
+        width = max(map(len, rows))
+        return "Trajectory\n" + "\n".join(f"  {name:<{width}}  {text}" for name, text in rows.items())
+
+    def _repr_html_(self):
+        from gradflow.notebook import trajectory_html
+
+        return trajectory_html(self)
+
+
+class Record(np.ndarray):
+    """Values (T, ...) of a measure with the times `t` (T,) at which they were taken; behaves as the array of values."""
+
+    t: np.ndarray
+
+    def __new__(cls, t, values):
+        """Values as an array that knows its times."""
+        record = np.asarray(values, dtype=np.float64).view(cls)
+        record.t = np.asarray(t)
+        return record
+
+    def __array_finalize__(self, source):
+        self.t = getattr(source, "t", np.zeros(0))
