@@ -1,0 +1,30 @@
+"""Figures of runs: axes in, axes out, one style for all."""
+
+from gradflow.plots.distances import gap
+from gradflow.plots.look import style, subplots
+from gradflow.plots.runs import (
+    alignment,
+    drift,
+    layer_norms,
+    loss,
+    sharpness,
+    singular_values,
+    spectral_ratio,
+    weights,
+)
+from gradflow.plots.summary import overview
+
+__all__ = [
+    "alignment",
+    "drift",
+    "gap",
+    "layer_norms",
+    "loss",
+    "overview",
+    "sharpness",
+    "singular_values",
+    "spectral_ratio",
+    "style",
+    "subplots",
+    "weights",
+]

@@ -1,0 +1,91 @@
+"""Figure of a comparison: how far discrete runs are from the flow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradflow.compare import Comparison
+from gradflow.plots.look import BLACK, DASHES, GREY, labels_of, looks_of, number, panel, time_axis, wide
+
+FAR_BELOW = 0.02
+
+
+def gap(comparison: Comparison, ax=None, *, relative: bool = False, predicted: bool = True, bounds: bool = False):
+    r"""Distance between discrete runs and the flow over time, beside h|e_1| and the flow's own solver error.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        From :func:`gradflow.compare`.
+    ax : Axes, optional
+    relative : bool
+        Whether distances are divided by the norm of the flow's parameters.
+    predicted : bool
+        Whether the leading-order distance h|e_1| is drawn (dotted), where it is known.
+    bounds : bool
+        Whether the a-posteriori bounds are computed and drawn (dashed), where they are known.
+
+    Returns
+    -------
+    Axes
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
+    >>> flow = gf.simulate(problem, [0.1, 0.2], gf.GradientFlow(), t_end=4.0)
+    >>> comparison = gf.compare(flow, gf.simulate(problem, [0.1, 0.2], gf.GD(step=0.05), t_end=4.0))
+    >>> len(gf.plots.gap(comparison, predicted=False).lines)
+    2
+    """
+    if not isinstance(comparison, Comparison):
+        raise TypeError(f"comparison of type {type(comparison).__name__}: give what gf.compare(flow, runs) returned")
+    runs = comparison.runs
+    distances = comparison.relative_distance if relative else comparison.distance
+    scales = [_size(theta) if relative else 1.0 for theta in comparison.reference]
+    expected = comparison.predicted_distance if predicted else [np.full(t.size, np.nan) for t in comparison.t]
+    with panel(ax, log=wide(np.concatenate(distances), 10.0)) as ax:
+        lines = zip(comparison.t, distances, expected, scales, labels_of(runs), looks_of(runs), strict=True)
+        for t, distance, leading, scale, label, look in lines:
+            ax.plot(t, distance, label=label, **look)
+            if np.isfinite(leading).any():
+                ax.plot(t, leading / scale, color=BLACK, linestyle=DASHES[2], linewidth=1.0, zorder=3.0)
+        if any(np.isfinite(leading).any() for leading in expected):
+            ax.plot([], [], color=BLACK, linestyle=DASHES[2], linewidth=1.0, label=r"predicted $h|e_1(t)|$")
+        if bounds:
+            _draw_bounds(ax, comparison, relative)
+        _draw_solver_error(ax, comparison, relative)
+        norm = r" \,/\, |\theta(t)|" if relative else ""
+        ax.set_ylabel(rf"distance $|\theta_{{t/h}} - \theta(t)|{norm}$")
+        time_axis(ax, [comparison.flow])
+    return ax
+
+
+def _draw_bounds(ax, comparison, relative) -> None:
+    """A-posteriori bounds of the plain GD runs."""
+    looks = looks_of(comparison.runs)
+    for index in range(len(comparison)):
+        try:
+            bound = comparison.bound(index)
+        except ValueError:
+            continue
+        size = _size(comparison.flow.at(bound.t)) if relative else 1.0
+        ax.plot(bound.t, bound.bound / size, color=looks[index]["color"], linestyle=DASHES[1], linewidth=1.1)
+    ax.plot([], [], color=GREY, linestyle=DASHES[1], linewidth=1.1, label="a-posteriori bound")
+
+
+def _draw_solver_error(ax, comparison, relative) -> None:
+    """The flow's own error; named with its size, but not drawn, where it is far below every distance."""
+    flow, error = comparison.flow, comparison.solver_error
+    error = error / _size(flow.theta) if relative else error
+    distances = np.concatenate(comparison.relative_distance if relative else comparison.distance)
+    far_below = np.nanmax(error) < FAR_BELOW * distances[distances > 0].min(initial=np.inf)
+    t, drawn = ([], []) if far_below else (flow.t, error)
+    label = rf"solver error below ${number(np.nanmax(error), 1)}$" if far_below else "solver error"
+    ax.plot(t, drawn, color=GREY, linewidth=1.0, label=label)
+
+
+def _size(theta) -> np.ndarray:
+    """Norm of each row, NaN where it is zero and nothing can be relative to it."""
+    size = np.linalg.norm(theta, axis=1)
+    return np.where(size > 0, size, np.nan)

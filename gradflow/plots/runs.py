@@ -1,0 +1,328 @@
+"""Figures of trajectories: loss, singular values, alignment, norms, drift, sharpness, single weights over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradflow import measure
+from gradflow.dynamics.discrete import GD, Momentum
+from gradflow.dynamics.flow import GradientFlow
+from gradflow.plots.look import (
+    DASHES,
+    GREY,
+    MODES,
+    draw_items,
+    label_of,
+    labels_of,
+    listed,
+    looks_of,
+    matrix_symbol,
+    matrix_symbols,
+    panel,
+    time_axis,
+    wide,
+)
+from gradflow.trajectory import Trajectory
+
+MOST_LINES = 60
+MOST_HESSIANS = 100
+
+
+def loss(trajectories, ax=None, *, labels: Sequence[str] | None = None):
+    """Objective over time, on a log axis where it spans more than two decades.
+
+    Parameters
+    ----------
+    trajectories : Trajectory or sequence of Trajectory
+        Coloured by dynamics, shaded by step size.
+    ax : Axes, optional
+        New ones if not given.
+    labels : sequence of str, optional
+        One per trajectory; by default dynamics and step size.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but trajectories, or a wrong number of labels.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
+    >>> run = gf.simulate(problem, [0.1, 0.1], gf.GradientFlow(), t_end=4.0)
+    >>> gf.plots.loss(run).get_yscale()
+    'log'
+    """
+    runs = listed(trajectories, labels)
+    with panel(ax) as ax:
+        draw_items(ax, runs, [run.loss[:, None] for run in runs], [""], labels)
+        ax.set_ylabel(r"loss $F(\theta)$")
+    return ax
+
+
+def singular_values(trajectories, ax=None, *, layer: str = "map", log: bool = False, labels=None):
+    """Singular values of the end-to-end map of a linear network, or of one layer, over time.
+
+    Parameters
+    ----------
+    trajectories, ax, labels
+        As in :func:`loss`; a single trajectory has its modes told apart by colour.
+    layer : str
+        "map", or the name of a layer such as "W1".
+    log : bool
+        Whether the axis is logarithmic, to see the modes grow out of a small start.
+
+    Returns
+    -------
+    Axes
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([2, 2, 2]), gf.losses.Square(), np.eye(2), np.diag([3.0, 1.0]))
+    >>> run = gf.simulate(problem, problem.init(0.01, scheme="aligned"), gf.GradientFlow(), t_end=8.0)
+    >>> len(gf.plots.singular_values(run).lines)
+    2
+    """
+    runs = listed(trajectories, labels)
+    values = [measure.singular_values(run.problem, run.theta, layer) for run in runs]
+    with panel(ax, log) as ax:
+        draw_items(ax, runs, values, [rf"$\sigma_{{{i + 1}}}$" for i in range(values[0].shape[1])], labels)
+        linear_map = "$w$" if runs[0].problem.is_diagonal else r"$W_L \cdots W_1$"
+        ax.set_ylabel(f"singular values of {linear_map if layer == 'map' else matrix_symbol(layer)}")
+    return ax
+
+
+def alignment(trajectories, ax=None, *, labels=None):
+    r"""Alignment :math:`|\langle u_l, v_{l+1}\rangle|` of the top singular vectors of adjacent layers over time.
+
+    Parameters
+    ----------
+    trajectories, ax, labels
+        As in :func:`loss`.
+
+    Returns
+    -------
+    Axes
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([2, 2, 1]), gf.losses.Square(), np.eye(2), [[3.0], [1.0]])
+    >>> run = gf.simulate(problem, problem.init(0.1), gf.GradientFlow(), t_end=4.0)
+    >>> gf.plots.alignment(run).get_ylabel()
+    'alignment of adjacent layers'
+    """
+    runs = listed(trajectories, labels)
+    values = [measure.alignment(run.problem, run.theta) for run in runs]
+    pairs = range(1, values[0].shape[1] + 1)
+    with panel(ax, log=False) as ax:
+        draw_items(ax, runs, values, [rf"$|\langle u_{{{l}}}, v_{{{l + 1}}}\rangle|$" for l in pairs], labels)
+        ax.set(ylabel="alignment of adjacent layers", ylim=(0.0, 1.03))
+    return ax
+
+
+def spectral_ratio(trajectories, ax=None, *, labels=None):
+    r"""Ratio :math:`\|W_l\|_2 / \|W_l\|_F` of every layer over time, 1 for rank one.
+
+    Parameters
+    ----------
+    trajectories, ax, labels
+        As in :func:`loss`.
+
+    Returns
+    -------
+    Axes
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([2, 2, 1]), gf.losses.Square(), np.eye(2), [[3.0], [1.0]])
+    >>> run = gf.simulate(problem, problem.init(0.1), gf.GradientFlow(), t_end=4.0)
+    >>> len(gf.plots.spectral_ratio(run).lines)
+    2
+    """
+    runs = listed(trajectories, labels)
+    values = [measure.spectral_ratio(run.problem, run.theta) for run in runs]
+    with panel(ax, log=False) as ax:
+        draw_items(ax, runs, values, matrix_symbols(runs[0].problem), labels)
+        ax.set_ylabel(r"spectral ratio $\|W_l\|_2 / \|W_l\|_F$")
+        ax.set_ylim(top=1.02)
+    return ax
+
+
+def layer_norms(trajectories, ax=None, *, labels=None):
+    r"""Norm :math:`\|W_l\|_F` of every layer over time.
+
+    Parameters
+    ----------
+    trajectories, ax, labels
+        As in :func:`loss`.
+
+    Returns
+    -------
+    Axes
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
+    >>> run = gf.simulate(problem, [0.1, 0.2], gf.GradientFlow(), t_end=4.0)
+    >>> len(gf.plots.layer_norms(run).lines)
+    2
+    """
+    runs = listed(trajectories, labels)
+    values = [measure.layer_norms(run.problem, run.theta) for run in runs]
+    with panel(ax, log=False) as ax:
+        draw_items(ax, runs, values, matrix_symbols(runs[0].problem), labels)
+        ax.set_ylabel(r"layer norms $\|W_l\|_F$")
+    return ax
+
+
+def drift(trajectories, ax=None, *, labels=None):
+    """Deviation of each invariant from what theory says, over time: the accuracy of a run, seen from inside.
+
+    Parameters
+    ----------
+    trajectories, ax, labels
+        As in :func:`loss`.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If no invariant is known for one of the runs.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
+    >>> run = gf.simulate(problem, [0.1, 0.2], gf.GradientFlow(), t_end=4.0)
+    >>> gf.plots.drift(run).get_ylabel()
+    'drift of the invariants'
+    """
+    runs = listed(trajectories, labels)
+    without = [label_of(run.dynamics) for run in runs if not run.drift]
+    if without:
+        raise ValueError(f"no invariant is known for {', '.join(without)}: leave these runs out")
+    names = list(dict.fromkeys(name for run in runs for name in run.drift))
+    missing = [np.full(run.t.size, np.nan) for run in runs]
+    values = [
+        np.stack([run.drift.get(n, gone) for n in names], axis=1) for run, gone in zip(runs, missing, strict=True)
+    ]
+    with panel(ax) as ax:
+        draw_items(ax, runs, values, names, labels)
+        ax.set_ylabel("drift of the invariants")
+    return ax
+
+
+def sharpness(trajectories, ax=None, *, labels=None):
+    r"""Sharpness :math:`\lambda_{\max}(\nabla^2 F)` over time, with the stability limit of each discrete rule, dashed.
+
+    The limit is 2/h for GD and SGD, 2(1 + beta)/h for heavy ball and 2(1 + beta)/((1 + 2 beta) h) for Nesterov's
+    variant. A record called "sharpness" is drawn where the run has one; else it is computed at up to 100 points.
+
+    Parameters
+    ----------
+    trajectories, ax, labels
+        As in :func:`loss`.
+
+    Returns
+    -------
+    Axes
+
+    References
+    ----------
+    J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability, arXiv 2103.00065.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
+    >>> run = gf.simulate(problem, [0.1, 0.2], gf.GD(step=0.05), t_end=4.0)
+    >>> gf.plots.sharpness(run).lines[1].get_ydata()[0]
+    40.0
+    """
+    runs = listed(trajectories, labels)
+    curves, limits = [_sharpness(run) for run in runs], [stability_limit(run.dynamics) for run in runs]
+    heights = np.concatenate([*(values for _, values in curves), limits])
+    with panel(ax, log=wide(heights, 10.0)) as ax:
+        for curve, limit, label, look in zip(curves, limits, labels_of(runs, labels), looks_of(runs), strict=True):
+            ax.plot(*curve, label=label, **look)
+            if np.isfinite(limit):
+                ax.axhline(limit, color=look["color"], linestyle=DASHES[1], linewidth=1.1)
+        if np.isfinite(limits).any():
+            ax.plot([], [], color=GREY, linestyle=DASHES[1], linewidth=1.1, label="stability limit")
+        time_axis(ax, runs)
+        ax.set_ylabel(r"sharpness $\lambda_{\max}(\nabla^2 F)$")
+    return ax
+
+
+def weights(trajectory, ax=None, *, layer: str | None = None):
+    """Single parameters over time, coloured by layer; of more than 60 those that move furthest, and the label says so.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+    ax : Axes, optional
+    layer : str, optional
+        Name of one layer; all if not given.
+
+    Returns
+    -------
+    Axes
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
+    >>> run = gf.simulate(problem, [0.1, 0.2], gf.GradientFlow(), t_end=4.0)
+    >>> len(gf.plots.weights(run).lines)
+    2
+    """
+    if not isinstance(trajectory, Trajectory):
+        raise TypeError(f"trajectory of type {type(trajectory).__name__}: give one Trajectory, from gf.simulate(...)")
+    layers = trajectory.problem.layers(trajectory.theta)
+    if layer is not None and layer not in layers:
+        raise ValueError(f"layer = {layer!r}: unknown; choose one of {', '.join(layers)}")
+    chosen = layers if layer is None else {layer: layers[layer]}
+    columns = np.concatenate([block.reshape(trajectory.t.size, -1) for block in chosen.values()], axis=1)
+    owner = np.repeat(np.arange(len(chosen)), [block[0].size for block in chosen.values()])
+    shown = np.sort(np.argsort(-np.ptp(columns, axis=0), kind="stable")[:MOST_LINES])
+    with panel(ax, log=False) as ax:
+        for which, name in enumerate(chosen):
+            lines = ax.plot(
+                trajectory.t, columns[:, shown[owner[shown] == which]], color=MODES[which % len(MODES)], lw=1.0
+            )
+            if lines:
+                lines[0].set_label(matrix_symbol(name))
+        all_shown = shown.size == columns.shape[1]
+        ax.set_ylabel(r"parameters $\theta_i$" + ("" if all_shown else f" ({shown.size} of {columns.shape[1]})"))
+        time_axis(ax, [trajectory])
+    return ax
+
+
+def _sharpness(run) -> tuple[np.ndarray, np.ndarray]:
+    """Times and sharpness: the record of it, or computed at evenly chosen saved points."""
+    if "sharpness" in run.records:
+        return run.records["sharpness"].t, np.asarray(run.records["sharpness"])
+    chosen = np.unique(np.linspace(0, run.t.size - 1, MOST_HESSIANS).astype(int))
+    return run.t[chosen], measure.sharpness(run.problem, run.theta[chosen])
+
+
+def stability_limit(dynamics) -> float:
+    """Sharpness above which a rule is unstable at a minimum of a quadratic; NaN for a flow."""
+    if isinstance(dynamics, Momentum):
+        ahead = 1.0 + 2.0 * dynamics.beta if dynamics.nesterov else 1.0
+        return 2.0 * (1.0 + dynamics.beta) / (ahead * dynamics.step)
+    plain = isinstance(dynamics, GD) and isinstance(dynamics.flow, GradientFlow) and dynamics.flow.rates is None
+    return 2.0 / dynamics.step if plain else float("nan")
