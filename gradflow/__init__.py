@@ -1,0 +1,67 @@
+"""gradflow: the training dynamics of small neural networks, computed like orbits."""
+
+from importlib import import_module
+
+from gradflow import data, exact, losses, measure
+from gradflow.activations import Activation
+from gradflow.batch import Batch
+from gradflow.compare import Comparison, compare
+from gradflow.dynamics import GD, SGD, Flow, GradientFlow, LMFlow, Momentum, PolarFlow, PowerRate, WeightNormFlow
+from gradflow.events import Event, ExcessLossBelow, GradientBelow, LossBelow, Stationary
+from gradflow.modules import Convolutional, FromModule
+from gradflow.networks import DeepLinear, Diagonal, FullyConnected, ResidualLinear, Skip
+from gradflow.problem import Problem
+from gradflow.simulate import simulate
+from gradflow.status import Status
+from gradflow.steppers.choose import FixedStep
+from gradflow.threads import get_threads, set_threads
+from gradflow.trajectory import Trajectory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GD",
+    "SGD",
+    "Activation",
+    "Batch",
+    "Comparison",
+    "Convolutional",
+    "DeepLinear",
+    "Diagonal",
+    "Event",
+    "ExcessLossBelow",
+    "FixedStep",
+    "Flow",
+    "FromModule",
+    "FullyConnected",
+    "GradientBelow",
+    "GradientFlow",
+    "LMFlow",
+    "LossBelow",
+    "Momentum",
+    "PolarFlow",
+    "PowerRate",
+    "Problem",
+    "ResidualLinear",
+    "Skip",
+    "Stationary",
+    "Status",
+    "Trajectory",
+    "WeightNormFlow",
+    "compare",
+    "data",
+    "exact",
+    "get_threads",
+    "losses",
+    "measure",
+    "plots",
+    "set_threads",
+    "simulate",
+]
+
+
+def __getattr__(name):
+    """Load what needs matplotlib when it is first asked for."""
+    if name == "plots":
+        return import_module("gradflow.plots")
+    raise AttributeError(f"module 'gradflow' has no attribute {name!r}")
