@@ -1,0 +1,420 @@
+"""Implicit stepper for stiff flows: backward differentiation, Newton systems solved without a matrix."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradflow.kernels.calls import PRODUCT, address, compiled
+from gradflow.status import Status
+from gradflow.steppers.field import Field
+from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
+from gradflow.steppers.stiff_newton import HELPERS, TWINS, advance
+
+_TIGHTENING = 0.25
+_TOWARDS_NEXT_ORDER = 0.6
+_GENERAL = (-0.1850, -1 / 9, -0.0823, -0.0415, 0.0)
+_MOST_DIRECTIONS = 50
+_LARGEST_MATRIX = 500
+
+_NUMBERS = (
+    "t",
+    "t_before",
+    "newest",
+    "h",
+    "factor",
+    "value",
+    "guess",
+    "last_value",
+    "remainder",
+    "factored",
+    "spacing",
+)
+_COUNTERS = ("order", "next_order", "equal", "failures", "trusted", "exact", "since_jacobian", "since_factors")
+_FLAGS = ("buffer", "has_value", "spent", "dense", "has_matrix", "fresh")
+_COUNTS = ("gradients", "hessian_products", "accepted", "rejected")
+_RECORD = np.dtype([(name, "f8") for name in _NUMBERS] + [(name, "i8") for name in _COUNTERS + _FLAGS + _COUNTS])
+
+
+class Method(NamedTuple):
+    """Formula by order, tolerances, what is known of the Jacobian, and after how many products a new one pays."""
+
+    alpha: np.ndarray
+    gamma: np.ndarray
+    error: np.ndarray
+    most_order: int
+    rtol: float
+    atol: np.ndarray
+    least_spacing: float
+    symmetric: bool
+    plain: bool
+    has_product: bool
+    product: Any
+    jacobian_after: float
+    factors_after: float
+
+
+class Limits(NamedTuple):
+    """Where one call of ``advance`` stops."""
+
+    t_end: float
+    max_gradients: int
+    max_steps: int
+    loss_below: float
+
+
+class Memory(NamedTuple):
+    """Arrays of one run.
+
+    ``state`` and ``state_before`` are what the caller sees, ``velocity`` belongs to ``state``. ``history`` (2, rows, S)
+    holds the differences of the accepted step and those of the trial step. ``point`` is the iterate of Newton's method,
+    ``slope`` the velocity there, ``correction`` what has been added to the prediction.
+    """
+
+    state: np.ndarray
+    state_before: np.ndarray
+    velocity: np.ndarray
+    offset: np.ndarray
+    weights: np.ndarray
+    point: np.ndarray
+    slope: np.ndarray
+    correction: np.ndarray
+    residual: np.ndarray
+    change: np.ndarray
+    direction: np.ndarray
+    image: np.ndarray
+    trial: np.ndarray
+    history: np.ndarray
+    directions: np.ndarray
+    images: np.ndarray
+    jacobian: np.ndarray
+    factors: np.ndarray
+
+
+class Stiff:
+    r"""Stepper for stiff flows: numerical differentiation formulas of variable order and step size.
+
+    The formula of order k, with :math:`\nabla` the backward difference on an even grid of spacing h and
+    :math:`\gamma_k = 1 + 1/2 + \dots + 1/k`,
+
+    .. math:: \sum_{j=1}^{k} \frac{1}{j} \nabla^j y_n - \kappa_k \gamma_k (y_n - \tilde y_n) = h f(t_n, y_n), \qquad
+              \tilde y_n \text{ predicted,}
+
+    is solved by Newton's method, each linear system :math:`(I - cJ) x = r` by conjugate gradients for a symmetric
+    Jacobian J, else by conjugate residuals (GCR), with products J x from difference quotients of the velocity: about
+    one gradient each. Where their noise makes a system look indefinite (c times the curvature beyond 1e7), exact
+    Hessian products take over if the kernel has them. For S up to 500 a dense Jacobian, used as preconditioner and kept
+    over many steps, comes in as soon as the products that it would have saved outnumber its own.
+
+    The spectrum of a symmetric Jacobian is real, so orders up to 6 are stable and :math:`\kappa_k` goes 60 % of the way
+    from BDF k to BDF k + 1; other Jacobians get the orders up to 5 and the coefficients of Shampine and Reichelt.
+
+    The error of a step is held to a quarter of the tolerance, because the errors of a long stiff run add up: at the
+    end, flows that relax to a minimum have 0.1 to 2 times rtol. Growth along saddles magnifies earlier errors,
+    and a mode that is smaller than atol while it grows is not resolved at all: there, choose a smaller atol.
+
+    Parameters
+    ----------
+    field : Field
+        Velocity; not shared with another stepper. It is evaluated beyond t_end, see :meth:`advance`.
+    t : float
+        Start time.
+    state : array_like, (S,)
+        Start state.
+    rtol : float
+        Relative tolerance.
+    atol : float or array_like, (S,)
+        Absolute tolerance, for all entries or for each; large for entries that must not steer the step.
+    dense : bool, optional
+        True: the dense Jacobian from the first step on. False: never. Default: when it pays.
+    symmetric : bool
+        Whether the Jacobian of the field is symmetric: the plain flow, also in a time of its own. A field of one link
+        is then taken to be minus the gradient.
+
+    Raises
+    ------
+    ValueError
+        If a tolerance is negative, both are zero, or shapes do not agree.
+
+    References
+    ----------
+    Shampine, Reichelt: The MATLAB ODE suite, SIAM J. Sci. Comput. 18 (1997); Knoll, Keyes: Jacobian-free
+    Newton-Krylov methods, J. Comput. Phys. 193 (2004).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gradflow.kernels.calls import call
+    >>> from gradflow.kernels.kernel import Kernel
+    >>> from gradflow.steppers.field import Field
+    >>> from gradflow.steppers.stiff import Stiff
+    >>> def bowl(theta, out, numbers, layout, work):
+    ...     out[:] = np.array([1.0, 1e6]) * theta
+    ...     return 0.5 * float(theta @ out)
+    >>> def flow(t, state, out, chain, numbers, layout, work, coefficients):
+    ...     value = call(chain[0], state, out, numbers, layout, work)
+    ...     out[:] = -out
+    ...     return value
+    >>> kernel = Kernel("bowl", bowl, None, np.zeros(1), np.zeros(0, np.int64), 0, compiled=False, flops=4.0)
+    >>> stepper = Stiff(Field((flow,), kernel), 0.0, [1.0, 1.0], rtol=1e-6, atol=1e-8)
+    >>> print(stepper.advance(1.0))
+    reached the end time
+    >>> print(stepper.t, round(float(stepper.state[0]), 5))
+    1.0 0.36788
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        t: float,
+        state: Any,
+        *,
+        rtol: float = 1e-6,
+        atol: Any = 1e-8,
+        dense: bool | None = None,
+        symmetric: bool = True,
+    ) -> None:
+        y = start_vector(state)
+        self.field = field
+        self._method = _method(field, _tolerances(float(rtol), atol, y.size), dense, bool(symmetric))
+        self._memory = _memory(y, math.isfinite(self._method.jacobian_after), bool(symmetric))
+        self._record = np.zeros(2, _RECORD)
+        self._now = self._record[0]
+        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
+        self._begin(float(t), bool(dense))
+
+    def _begin(self, t: float, dense: bool) -> None:
+        """Evaluate the start, and make a first step of half the tolerance."""
+        now, memory, method = self._now, self._memory, self._method
+        now["t"] = now["t_before"] = now["newest"] = t
+        now["value"] = self.field(t, memory.state, memory.velocity)
+        now["gradients"] = now["has_value"] = now["order"] = now["next_order"] = now["factor"] = 1
+        now["remainder"] = -1.0
+        now["dense"] = dense
+        weights = 1.0 / (method.atol + method.rtol * np.abs(memory.state))
+        speed = float(np.linalg.norm(memory.velocity * weights)) / math.sqrt(weights.size)
+        now["h"] = 0.5 / speed if speed > 0.0 else 1.0
+        memory.history[0, 0] = memory.state
+        memory.history[0, 1] = now["h"] * memory.velocity
+
+    def _finite(self) -> bool:
+        """Whether value, state and velocity at the start are finite."""
+        m = self._memory
+        return bool(np.isfinite(self._now["value"]) and np.isfinite(m.state).all() and np.isfinite(m.velocity).all())
+
+    def advance(
+        self,
+        t_end: float,
+        *,
+        save_at: np.ndarray | None = None,
+        saved: np.ndarray | None = None,
+        max_gradients: int = UNLIMITED,
+        max_steps: int = UNLIMITED,
+        loss_below: float = -math.inf,
+    ) -> Status:
+        """Step until t_end or another reason to stop.
+
+        Neither saving, pausing nor t_end changes the steps: the last one goes past t_end, and the state there is
+        interpolated. The next call goes on from where the steps are, with the same bits as one longer run.
+
+        Parameters
+        ----------
+        t_end : float
+            Not before ``t``; may be infinite.
+        save_at : ndarray, (m,)
+            Increasing times. Those before the last accepted step are skipped, so that the same array can be handed
+            to every call of a run.
+        saved : ndarray of float64, (m, S)
+            Row k receives the state at ``save_at[k]`` once an accepted step reaches it.
+        max_gradients : int
+            Bound on gradients and Hessian products together, counted from the start of the run. A step that the bound
+            interrupts is tried anew by the next call.
+        max_steps : int
+            Bound on the accepted steps of this call.
+        loss_below : float
+            Stop after the first step that ends with a lower objective. For the plain flow an estimate of the objective
+            comes with each step; else this costs a gradient per step.
+
+        Returns
+        -------
+        Status
+            LOSS_BELOW, REACHED_END, PAUSED (max_steps) or GRADIENT_BUDGET; STEP_TOO_SMALL or DIVERGED when no step from
+            the current state is accepted; NOT_FINITE_START.
+
+        Raises
+        ------
+        ValueError
+            If t_end lies before t, or ``saved`` does not fit.
+        """
+        t_end = float(t_end)
+        if not t_end >= self.t:
+            raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
+        if self._now["accepted"] == 0 and not self._finite():
+            return Status.NOT_FINITE_START
+        limits = Limits(t_end, int(max_gradients), int(max_steps), float(loss_below))
+        return self._run(limits, *save_arrays(save_at, saved, self._memory.state.size))
+
+    def _run(self, limits: Limits, save_at: np.ndarray, saved: np.ndarray) -> Status:
+        """Run the compiled or interpreted loop."""
+        first = int(np.searchsorted(save_at, self.t_before))
+        arguments = (self.field.rhs, self._method, limits, self._memory, self._record, save_at, saved, first)
+        if self.field.compiled:
+            return Status(self._advance(*arguments))
+        with np.errstate(all="ignore"):
+            return Status(self._advance(*arguments))
+
+    def dense(self, t: Any) -> np.ndarray:
+        """State at times inside the last accepted step, with the same bits as ``save_at`` gives.
+
+        Parameters
+        ----------
+        t : float or array_like, (m,)
+            Increasing, from ``t_before`` to ``t``.
+
+        Returns
+        -------
+        ndarray, (S,) or (m, S)
+
+        Raises
+        ------
+        ValueError
+            If a time lies outside.
+        """
+        times = times_inside(t, self.t_before, self.t)
+        states = np.empty((times.size, self._memory.state.size))
+        self._run(Limits(math.inf, UNLIMITED, 0, -math.inf), times, states)
+        return states if np.ndim(t) else states[0]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a run needs to go on: numbers, and three arrays ("state", "velocity", "history"), all copies."""
+        now, memory = self._now, self._memory
+        numbers = {name: now[name].item() for name in _NUMBERS + _COUNTERS + _FLAGS + _COUNTS}
+        history = memory.history[now["buffer"], : max(now["order"], now["next_order"]) + 3].copy()
+        return numbers | {"state": memory.state.copy(), "velocity": memory.velocity.copy(), "history": history}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go to the state that a snapshot describes, counters included.
+
+        The steps that follow are those of the run it was taken from, bit for bit as long as no dense Jacobian is in
+        use: that is not part of the snapshot, and is made anew. Dense output starts with the next step.
+
+        Raises
+        ------
+        ValueError
+            If the snapshot belongs to a state of another size.
+        """
+        now, memory = self._now, self._memory
+        state = np.asarray(snapshot["state"], dtype=np.float64)
+        if state.shape != memory.state.shape:
+            raise ValueError(
+                f"the snapshot's state has shape {state.shape}, this stepper's {memory.state.shape}:"
+                " restore it to a stepper of the same problem"
+            )
+        for name in _NUMBERS + _COUNTERS + _FLAGS + _COUNTS:
+            now[name] = snapshot[name]
+        now["t_before"], now["buffer"], now["has_matrix"], now["factored"] = now["t"], 0, 0, 0.0
+        memory.state[:] = memory.state_before[:] = state
+        memory.velocity[:] = snapshot["velocity"]
+        memory.history[0, : len(snapshot["history"])] = snapshot["history"]
+
+    @property
+    def t(self) -> float:
+        """Time after the last accepted step, or t_end if that step went past it."""
+        return float(self._now["t"])
+
+    @property
+    def t_before(self) -> float:
+        """Time before the last accepted step, or the t_end at which it was entered."""
+        return float(self._now["t_before"])
+
+    @property
+    def state(self) -> np.ndarray:
+        """State at ``t``, a copy."""
+        return self._memory.state.copy()
+
+    @property
+    def state_before(self) -> np.ndarray:
+        """State at ``t_before``, a copy."""
+        return self._memory.state_before.copy()
+
+    @property
+    def value(self) -> float:
+        """Objective at the state; costs one gradient when first asked for there."""
+        self._evaluate_here()
+        return float(self._now["value"])
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """Velocity at the state, a copy; costs as ``value`` does, once for both."""
+        self._evaluate_here()
+        return self._memory.velocity.copy()
+
+    def _evaluate_here(self) -> None:
+        """Evaluate the field at the state, if that was not done."""
+        now, memory = self._now, self._memory
+        if not now["has_value"]:
+            now["value"] = self.field(self.t, memory.state, memory.velocity)
+            now["gradients"] += 1
+            now["has_value"] = 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Gradients (difference quotients included), Hessian products, accepted and rejected steps so far."""
+        return {name: int(self._now[name]) for name in _COUNTS}
+
+
+def _tolerances(rtol: float, atol: Any, size: int) -> tuple[float, np.ndarray]:
+    """Tolerances of a step, one absolute tolerance per entry; a zero becomes the least number that can divide."""
+    given = np.asarray(atol, dtype=np.float64)
+    if given.ndim and given.shape != (size,):
+        raise ValueError(f"atol has shape {given.shape}: it must be a number or have shape ({size},), as the state")
+    if not (rtol >= 0.0 and np.all(given >= 0.0) and (rtol > 0.0 or np.all(given > 0.0))):
+        raise ValueError(f"rtol = {rtol}, atol = {atol}: tolerances must not be negative, nor both be zero")
+    return _TIGHTENING * rtol, np.clip(np.broadcast_to(_TIGHTENING * given, (size,)), 1e-300, 1e150)
+
+
+def _method(field: Field, tolerances: tuple[float, np.ndarray], dense: bool | None, symmetric: bool) -> Method:
+    """Coefficients of the formulas, and costs in gradients of a dense Jacobian and its factors."""
+    rtol, atol = tolerances
+    orders = np.arange(9.0)
+    gamma = np.concatenate([[0.0], np.cumsum(1.0 / orders[1:])])
+    kappa = np.zeros(9)
+    kappa[1:6] = -_TOWARDS_NEXT_ORDER / ((orders[1:6] + 1.0) * gamma[1:6]) if symmetric else _GENERAL
+    plain = symmetric and len(field.links) == 1
+    product: Any = 0
+    if plain and field.kernel.product is not None:
+        product = address(field.kernel.product, PRODUCT) if field.compiled else field.kernel.product
+    size = atol.size
+    factors = 3.0 * size**3 / max(field.kernel.flops, 1.0)
+    pays = dense or (dense is None and size <= _LARGEST_MATRIX)
+    return Method(
+        alpha=(1.0 - kappa) * gamma,
+        gamma=gamma,
+        error=kappa * gamma + 1.0 / (orders + 1.0),
+        most_order=6 if symmetric else 5,
+        rtol=rtol,
+        atol=atol,
+        least_spacing=0.1 * float(atol.min()) * math.sqrt(size),
+        symmetric=symmetric,
+        plain=plain,
+        has_product=product != 0,
+        product=product,
+        jacobian_after=size + factors if pays else math.inf,
+        factors_after=factors,
+    )
+
+
+def _memory(y: np.ndarray, dense: bool, symmetric: bool) -> Memory:
+    """Arrays for a start state; those that the method does not use are empty."""
+    size = y.size
+    vectors = {name: np.zeros(size) for name in Memory._fields[:13]} | {"state": y.copy(), "state_before": y.copy()}
+    square = size if dense else 0
+    most = 0 if symmetric else min(size, _MOST_DIRECTIONS)
+    return Memory(
+        **vectors,
+        history=np.zeros((2, 9, size)),
+        directions=np.zeros((most, size)),
+        images=np.zeros((most, size)),
+        jacobian=np.zeros((square, square)),
+        factors=np.zeros((square, square)),
+    )
