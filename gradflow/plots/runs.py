@@ -249,7 +249,7 @@ def sharpness(trajectories, ax=None, *, labels=None):
     >>> import gradflow as gf
     >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
     >>> run = gf.simulate(problem, [0.1, 0.2], gf.GD(step=0.05), t_end=4.0)
-    >>> gf.plots.sharpness(run).lines[1].get_ydata()[0]
+    >>> float(gf.plots.sharpness(run).lines[1].get_ydata()[0])
     40.0
     """
     runs = listed(trajectories, labels)
