@@ -1,0 +1,67 @@
+"""Branch points: where a sliding kink loses its attraction, and the flow goes on in more than one way."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+CHOICES = ("likely", "active", "inactive", "stay", "stop")
+
+_SIGMA = np.array([0.0, 0.10, 0.20, 0.325, 0.50, 0.65, 0.81, 0.90, 1.0])
+_ACTIVE = np.array([0.0, 0.005, 0.03, 0.13, 0.50, 0.80, 0.98, 0.998, 1.0])
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A point from which several paths go on: time, state, and the kinks (units of the masked network) with sigma."""
+
+    time: float
+    theta: np.ndarray
+    masks: np.ndarray
+    sliding: np.ndarray
+    kinks: np.ndarray
+    sigma: np.ndarray
+
+
+def probability_active(sigma):
+    """Share of gradient descents with small steps that leave a branch point to the active side.
+
+    Interpolated (monotone) between shares counted in 4,000 runs from random starts at each of seven values of sigma;
+    they agree within 0.02 for steps 1e-2, 1e-3, 1e-4, so that the limit of small steps is a distribution, no path.
+
+    Parameters
+    ----------
+    sigma : float or ndarray
+        Mask of the sliding kink at the branch point, in [0, 1].
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> round(float(probability_active(0.65)), 2)
+    0.8
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    return np.clip(PchipInterpolator(_SIGMA, _ACTIVE)(np.clip(sigma, 0.0, 1.0)), 0.0, 1.0)
+
+
+def chosen_sides(choice, sigma) -> np.ndarray:
+    """Side 0 or 1 for each branching kink; "likely" is the side nearer to its sigma."""
+    if choice == "likely":
+        return (sigma >= 0.5).astype(np.int64)
+    return np.full(sigma.size, int(choice == "active"), dtype=np.int64)
+
+
+def weighted_sides(sigma, most=16) -> list[tuple[float, np.ndarray]]:
+    """Ways to leave a branch point with their shares, likeliest first; kinks are taken as independent."""
+    active = np.atleast_1d(probability_active(sigma))
+    near = np.argsort(np.abs(active - 0.5))[: int(np.log2(most))]
+    ways = []
+    for free in product((0, 1), repeat=near.size):
+        sides = (active >= 0.5).astype(np.int64)
+        sides[near] = free
+        ways.append((float(np.prod(np.where(sides[near] == 1, active[near], 1.0 - active[near]))), sides))
+    return sorted(ways, key=lambda way: -way[0])

@@ -1,0 +1,191 @@
+"""A network with stored masks: gradient of the frozen pattern, pre-activations, normals of kinks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradflow.activations import CODES, KINKED
+from gradflow.kinks.collinear import representatives
+from gradflow.losses import CODES as LOSSES
+
+ROUNDING = 1e-14
+"""Relative size of an adjoint that may be rounding only."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass: objective, gradient, and per hidden unit and sample z, slope, value, adjoint."""
+
+    value: float
+    gradient: np.ndarray
+    z: np.ndarray
+    slope: np.ndarray
+    h: np.ndarray
+    delta: np.ndarray
+
+
+class MaskedNetwork:
+    r"""Fully connected network whose kinked units multiply by stored masks.
+
+    Kink a = (layer, sample, neuron) has the mask :math:`s_a = s_- + (s_+ - s_-)\,\sigma_a`: slopes (0, 1) for relu,
+    (slope, 1) for leaky_relu, (-1, 1) for abs. All hidden units are numbered: layer by layer, within a layer sample by
+    sample, neuron after neuron.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of a network without skips, each layer trained, with at least one relu, leaky_relu or abs hidden layer.
+
+    Raises
+    ------
+    ValueError
+        For another network, naming what is in the way.
+    """
+
+    def __init__(self, problem):
+        _check(problem)
+        from gradflow.kinks import passes
+
+        self.passes, self.problem = passes, problem
+        stages, n = problem.network.stages, problem.n
+        self.n, self.bias = n, int(stages[0].bias)
+        self.widths = np.array([stages[0].inputs, *(stage.outputs for stage in stages)], dtype=np.int64)
+        hidden = stages[:-1]
+        names = [stage.activation.name for stage in hidden]
+        codes = np.array([CODES[name] for name in names], dtype=np.int64)
+        below = {"relu": 0.0, "abs": -1.0}
+        low = np.array([below.get(stage.activation.name, stage.activation.slope) for stage in hidden], dtype=float)
+        high = np.ones(len(hidden))
+        sizes = [(stage.inputs + self.bias) * stage.outputs for stage in stages]
+        self.weights_at = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        self.kinks_at = np.concatenate([[0], n * np.cumsum(self.widths[1:-1])]).astype(np.int64)
+        self.x, self.y = problem.x.copy(), problem.y.copy()
+        self._layout = (self.widths, codes, low, high, self.bias, self.weights_at, self.kinks_at)
+        self._loss = (LOSSES[problem.loss.name], problem.loss.factor(n), problem.decay)
+        self.kinked_layers = [l for l, name in enumerate(names) if name in KINKED]
+        self.flat = self.kinked_layers == [0]
+        self._index(low, high)
+
+    def _index(self, low, high):
+        """Which units are kinks of their own, which ones follow another, and the jump of the slope at each."""
+        self.size = int(self.kinks_at[-1])
+        self.layers = np.repeat(np.arange(low.size), np.diff(self.kinks_at))
+        within = np.arange(self.size) - self.kinks_at[self.layers]
+        width = self.widths[self.layers + 1]
+        self.samples, self.neurons = within // width, within % width
+        self.low, self.gap = low[self.layers], (high - low)[self.layers]
+        self.live = np.isin(self.layers, self.kinked_layers)
+        self.members = {}
+        leads = representatives(self.problem)
+        for l in self.kinked_layers:
+            leader, factor = leads[l]
+            block, neurons = int(self.kinks_at[l]), np.arange(self.widths[l + 1])
+            for i in np.flatnonzero((leader != np.arange(self.n)) | (factor == 0.0)):
+                own = block + i * neurons.size + neurons
+                self.live[own] = False
+                if factor[i] == 0.0:
+                    continue
+                for first, follower in zip(block + leader[i] * neurons.size + neurons, own, strict=True):
+                    group = self.members.setdefault(int(first), [(int(first), 1.0)])
+                    group.append((int(follower), float(factor[i])))
+
+    def run(self, theta, sigma) -> Pass:
+        """Objective and gradient at theta (P,) under the masks sigma."""
+        z, slope, h, delta = np.empty((4, self.size))
+        out = np.empty(theta.size)
+        value = self.passes.gradient(theta, sigma, self.x, self.y, *self._layout, *self._loss, z, slope, h, delta, out)
+        return Pass(value, out, z, slope, h, delta)
+
+    def forward(self, theta, sigma) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pre-activations, slopes and values of the hidden units."""
+        z, slope, h = np.empty((3, self.size))
+        self.passes.forward(theta, sigma, self.x, *self._layout, z, slope, h)
+        return z, slope, h
+
+    def normals(self, theta, slope, h, kinks) -> np.ndarray:
+        """Gradients (len(kinks), P) of the pre-activations of the given kinks."""
+        rows = np.empty((len(kinks), theta.size))
+        self.passes.normals(
+            theta, self.x, self.widths, self.bias, self.weights_at, self.kinks_at, slope, h,
+            self.layers[kinks], self.samples[kinks], self.neurons[kinks], rows,
+        )  # fmt: skip
+        return rows
+
+    def set_masks(self, sigma, kinks, values) -> None:
+        """Write mask values of kinks into sigma; kinks tied to them follow, opposite ones with the opposite mask."""
+        sigma[kinks] = values
+        if not self.members:
+            return
+        for kink in np.atleast_1d(kinks):
+            for follower, factor in self.members.get(int(kink), ())[1:]:
+                sigma[follower] = sigma[kink] if factor > 0.0 else 1.0 - sigma[kink]
+
+    def attraction(self, delta, kinks) -> np.ndarray:
+        """d of each kink: jump of the slope times the adjoint, summed over kinks tied to it; rounding is cut to 0."""
+        d = self.gap[kinks] * delta[kinks]
+        if self.members:
+            for a, kink in enumerate(kinks):
+                group = self.members.get(int(kink))
+                if group:
+                    d[a] = self.gap[kink] * sum(abs(factor) * delta[follower] for follower, factor in group)
+        d[np.abs(d) <= ROUNDING * np.abs(delta).max()] = 0.0
+        return d
+
+    def spread_masks(self, slope, kinks, sigma) -> None:
+        """Write the slopes of masks sigma at the kinks and at those tied to them."""
+        low = self.low[kinks]
+        slope[kinks] = low + self.gap[kinks] * sigma
+        if self.members:
+            for kink, mask in zip(kinks, sigma, strict=True):
+                for follower, factor in self.members.get(int(kink), ())[1:]:
+                    slope[follower] = self.low[kink] + self.gap[kink] * (mask if factor > 0.0 else 1.0 - mask)
+
+    def adjoint_below(self, theta, layer, slope, delta) -> None:
+        """Overwrite the adjoints of layer - 1 with those that follow from `layer` and its slopes."""
+        inputs, outputs, at = int(self.widths[layer]), int(self.widths[layer + 1]), int(self.weights_at[layer])
+        own, below = slice(*self.kinks_at[layer : layer + 2]), slice(*self.kinks_at[layer - 1 : layer + 1])
+        errors = (delta[own] * slope[own]).reshape(self.n, outputs)
+        delta[below] = (errors @ theta[at : at + inputs * outputs].reshape(outputs, inputs)).ravel()
+
+    def remove_rows(self, vector, rows, neurons) -> None:
+        """Remove orthonormal rows from the weights (and bias) of the given neurons of the first layer."""
+        inputs = int(self.widths[0])
+        self.passes.project_rows(vector, rows, neurons, inputs, 0, inputs * int(self.widths[1]))
+
+    def first_layer(self, motion) -> np.ndarray:
+        """Pre-activations (m, n * width) of the first layer for m vectors of the size of theta."""
+        inputs, outputs = int(self.widths[0]), int(self.widths[1])
+        weights = motion[:, : inputs * outputs].reshape(-1, inputs)
+        z = (weights @ self.x.T).reshape(-1, outputs, self.n)
+        if self.bias:
+            z += motion[:, inputs * outputs : (inputs + 1) * outputs, None]
+        return z.transpose(0, 2, 1).reshape(len(motion), -1)
+
+    def scales(self, theta, z) -> np.ndarray:
+        """Size of the pre-activations of each hidden layer: the largest, but not less than what rounding can cause."""
+        below, found = np.abs(self.x).max(), []
+        for l, (start, stop) in enumerate(zip(self.kinks_at[:-1], self.kinks_at[1:], strict=True)):
+            at = self.weights_at[l]
+            weight = np.abs(theta[at : at + self.widths[l] * self.widths[l + 1]]).max()
+            below = max(np.abs(z[start:stop]).max(), 1e-2 * weight * below)
+            found.append(below)
+        return np.array(found)
+
+    def extended_samples(self, samples) -> np.ndarray:
+        """Inputs of the given samples, with 1 appended if there are biases."""
+        rows = self.x[samples]
+        return np.column_stack([rows, np.ones(len(rows))]) if self.bias else rows
+
+
+def _check(problem):
+    """Refuse networks that the kinked stepper cannot follow."""
+    network = problem.network
+    stages = getattr(network, "stages", None)
+    if stages is None:
+        raise ValueError(f"{network}: kinks are followed in gradflow.FullyConnected networks only; use kinks='ignore'")
+    if any(stage.identity_from >= 0 or stage.linear_from >= 0 or not stage.trained for stage in stages):
+        raise ValueError(f"{network}: kinks cannot be followed with skips or fixed layers; use kinks='ignore'")
+    if stages[-1].activation.name != "linear" or len({stage.bias for stage in stages}) > 1:
+        raise ValueError(f"{network}: kinks need a linear last layer, and biases in every layer or in none")
+    if not any(stage.activation.kinked for stage in stages):
+        raise ValueError(f"{network}: no layer has kinks; use an ordinary stepper (kinks='ignore')")
