@@ -1,0 +1,333 @@
+"""Stabilised explicit stepper of order 4, for flows whose fast modes decay: plateaus, moderate stiffness."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gradflow.kernels.calls import compiled
+from gradflow.status import Status
+from gradflow.steppers.adaptive import Control, Limits
+from gradflow.steppers.explicit import _first_step, _tolerances
+from gradflow.steppers.field import Field
+from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
+from gradflow.steppers.stabilised_coefficients import Coefficients, coefficients
+from gradflow.steppers.stabilised_loop import HELPERS, RECORD, RESUMED_COUNTERS, RESUMED_NUMBERS, TWINS, Memory, advance
+
+_RESUMED = RESUMED_NUMBERS + RESUMED_COUNTERS
+_ROUNDING = 1e-17
+"""Ten times the rounding that a step leaves in a decaying mode, relative to the state, over (h |lambda|)^4."""
+_PER_ROW = ("stages", "extent", "first", "matrix", "weights", "nodes", "estimate")
+_VECTORS = ("state", "velocity", "velocity_before", "direction")
+
+
+class Stabilised:
+    """Adaptive explicit stepper with s = 5 to 103 stages, stable for h |lambda| up to about 0.35 s^2 on the real axis.
+
+    A step of size h takes the least number of stages that is stable for the spectral radius of the Jacobian, which a
+    power iteration with difference quotients measures every few steps (one or two gradients, from the last direction).
+    Decaying modes are damped to 0.9 of their size in a step, or less; growing ones are followed at order 4. The error
+    estimate is of order 3; where its root mean square over ``atol + rtol |state|`` is below 1 a step is accepted.
+    The last four stages multiply rounding by up to (h |lambda|)^4 / 100, which bounds the steps at tight tolerances
+    (h |lambda| < 560 at 1e-6, 178 at 1e-8); and where fast modes are driven they lower the order, so that an implicit
+    stepper pays where a long stiff stretch remains.
+
+    Parameters
+    ----------
+    field : Field
+        Velocity; not shared with another stepper.
+    t : float
+        Start time.
+    state : array_like, (S,)
+        Start state.
+    rtol : float
+        Relative tolerance.
+    atol : float or array_like, (S,)
+        Absolute tolerance, for all entries or for each; large for entries that must not steer the step.
+    first_step : float, optional
+        Size of the first trial step; default: Hairer's estimate, which costs one gradient.
+    stiff_limit : float
+        A step with size times spectral radius above it counts as stiff.
+    stiff_gradients : float
+        ``advance`` returns ``Status.STIFF`` after 15 stiff steps (six calm ones in a row clear the count), with the
+        next one stiff too, if about this many gradients or more remain to t_end; infinite: never.
+
+    Raises
+    ------
+    ValueError
+        If a tolerance is negative, both are zero, or shapes do not agree.
+
+    References
+    ----------
+    Abdulle: Fourth order Chebyshev methods with recurrence relation, SIAM J. Sci. Comput. 23 (2002) 2041-2054;
+    Hairer, Wanner: Solving Ordinary Differential Equations II, section IV.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gradflow.kernels.calls import call
+    >>> from gradflow.kernels.kernel import Kernel
+    >>> from gradflow.steppers.field import Field
+    >>> from gradflow.steppers.stabilised import Stabilised
+    >>> def bowl(theta, out, numbers, layout, work):
+    ...     out[:] = numbers * theta
+    ...     return 0.5 * float(theta @ out)
+    >>> def flow(t, state, out, chain, numbers, layout, work, coefficients):
+    ...     value = call(chain[0], state, out, numbers, layout, work)
+    ...     out[:] = -out
+    ...     return value
+    >>> curvatures = np.array([1.0, 1000.0])
+    >>> kernel = Kernel("bowl", bowl, None, curvatures, np.zeros(0, np.int64), 0, compiled=False, flops=4.0)
+    >>> stepper = Stabilised(Field((flow,), kernel), 0.0, [1.0, 1.0], rtol=1e-6, atol=1e-8)
+    >>> print(stepper.advance(2.0))
+    reached the end time
+    >>> print(round(float(stepper.state[0]), 5), stepper.counts["gradients"] < 1000)
+    0.13534 True
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        t: float,
+        state: Any,
+        *,
+        rtol: float = 1e-6,
+        atol: Any = 1e-8,
+        first_step: float | None = None,
+        stiff_limit: float = 3.0,
+        stiff_gradients: float = math.inf,
+    ) -> None:
+        y = start_vector(state)
+        size = y.size
+        self.field = field
+        self._method = _bounded(coefficients(), float(rtol))
+        tolerances = _tolerances(float(rtol), atol, size)
+        self._control = Control(float(rtol), tolerances, float(stiff_limit), float(stiff_gradients))
+        self._memory = Memory(
+            y,
+            y.copy(),
+            *(np.zeros(size) for _ in range(5)),
+            velocities=np.zeros((3, size)),
+            chain=np.zeros((2, size)),
+            K=np.zeros((4, size)),
+            held=np.zeros((4, size)),
+        )
+        self._record = np.zeros(2, RECORD)
+        self._now = self._record[0]
+        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
+        self._begin(float(t), first_step)
+
+    def _begin(self, t: float, first_step: float | None) -> None:
+        """Evaluate the start, and choose the first step; its probe is the first direction of the power iteration."""
+        now, memory = self._now, self._memory
+        velocities = memory.velocities
+        now["t"] = now["t_before"] = now["t_older"] = t
+        now["error_before"] = 1e-4
+        now["held_for"] = math.nan
+        now["value"] = self.field(t, memory.y, velocities[0])
+        now["gradients"] = now["probing"] = 1
+        if first_step is not None:
+            if not first_step > 0.0:
+                raise ValueError(
+                    f"first_step = {first_step}: the first step must be positive; leave it out for a guess"
+                )
+            now["h"] = first_step
+        elif self._finite():
+            vectors: Any = SimpleNamespace(y=memory.y, scratch=memory.scratch, K=velocities)
+            now["h"] = _first_step(self.field, t, vectors, self._control, 4.0)
+            now["gradients"] += 1
+            memory.direction[:] = velocities[1] - velocities[0]
+        velocities[1] = velocities[0]
+        now["h_tried"] = now["h"]
+
+    def _finite(self) -> bool:
+        """Whether value, state and velocity are finite."""
+        return bool(np.isfinite(self.value) and np.isfinite(self._memory.y).all() and np.isfinite(self.velocity).all())
+
+    def advance(
+        self,
+        t_end: float,
+        *,
+        save_at: np.ndarray | None = None,
+        saved: np.ndarray | None = None,
+        max_gradients: int = UNLIMITED,
+        max_steps: int = UNLIMITED,
+        loss_below: float = -math.inf,
+    ) -> Status:
+        """Step until t_end or another reason to stop.
+
+        Neither saving nor pausing changes the steps. A step that would pass t_end is cut to end there; the next call
+        goes on from t_end with the uncut size, ``snapshot`` from before the cut.
+
+        Parameters
+        ----------
+        t_end : float
+            Not before ``t``; may be infinite.
+        save_at : ndarray, (m,)
+            Increasing times. Those before the last accepted step are skipped, so that the same array can be handed
+            to every call of a run.
+        saved : ndarray of float64, (m, S)
+            Row k receives the state at ``save_at[k]`` once an accepted step reaches it.
+        max_gradients : int
+            Bound on ``counts["gradients"]``, which counts from the start of the run.
+        max_steps : int
+            Bound on the accepted steps of this call.
+        loss_below : float
+            Stop after the first step that ends with a lower objective.
+
+        Returns
+        -------
+        Status
+            LOSS_BELOW, REACHED_END, STIFF, PAUSED (max_steps) or GRADIENT_BUDGET; STEP_TOO_SMALL or DIVERGED when no
+            step from the current state is accepted; NOT_FINITE_START.
+
+        Raises
+        ------
+        ValueError
+            If t_end lies before t, or ``saved`` does not fit.
+        """
+        t_end = float(t_end)
+        if not t_end >= self.t:
+            raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
+        if self._now["accepted"] == 0 and not self._finite():
+            return Status.NOT_FINITE_START
+        if self._now["held_for"] != t_end:
+            self._now["held_for"] = math.nan
+        limits = Limits(t_end, int(max_gradients), int(max_steps), float(loss_below))
+        return self._run(self._control, limits, *save_arrays(save_at, saved, self._memory.y.size))
+
+    def _run(self, control: Control, limits: Limits, save_at: np.ndarray, saved: np.ndarray) -> Status:
+        """Run the compiled or interpreted loop."""
+        first = int(np.searchsorted(save_at, self.t_before))
+        arguments = (self.field.rhs, self._method, control, limits, self._memory, self._record, save_at, saved, first)
+        if self.field.compiled:
+            return Status(self._advance(*arguments))
+        with np.errstate(all="ignore"):
+            return Status(self._advance(*arguments))
+
+    def dense(self, t: Any) -> np.ndarray:
+        """State at times inside the last accepted step, with the same bits as ``save_at`` gives.
+
+        Order 4, continuous with its slope. It costs one gradient in the first step of a run and in a step more than
+        ten times longer than the one before, else none.
+
+        Parameters
+        ----------
+        t : float or array_like, (m,)
+            Increasing, from ``t_before`` to ``t``.
+
+        Returns
+        -------
+        ndarray, (S,) or (m, S)
+
+        Raises
+        ------
+        ValueError
+            If a time lies outside.
+        """
+        times = times_inside(t, self.t_before, self.t)
+        states = np.empty((times.size, self._memory.y.size))
+        look = Limits(math.inf, UNLIMITED, 0, -math.inf)
+        self._run(self._control._replace(stiff_gradients=math.inf), look, times, states)
+        return states if np.ndim(t) else states[0]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a run needs to go on: numbers and four vectors, all copies.
+
+        After a step cut at t_end it describes the state before the cut and the uncut step size: a stepper restored
+        from it takes the steps of one longer run, bit for bit. Otherwise it describes the current state.
+        """
+        memory = self._memory
+        if np.isnan(self._now["held_for"]):
+            kept, vectors = self._now, (memory.y, memory.velocities[0], memory.velocities[1], memory.direction)
+        else:
+            kept, vectors = self._record[1], memory.held
+        numbers = {name: kept[name].item() for name in _RESUMED}
+        return numbers | {name: vector.copy() for name, vector in zip(_VECTORS, vectors, strict=True)}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go to the state that a snapshot describes, counters included; dense output starts with the next step.
+
+        Raises
+        ------
+        ValueError
+            If the snapshot belongs to a state of another size.
+        """
+        memory, now = self._memory, self._now
+        state = np.asarray(snapshot["state"], dtype=np.float64)
+        if state.shape != memory.y.shape:
+            raise ValueError(
+                f"the snapshot's state has shape {state.shape}, this stepper's {memory.y.shape}:"
+                " restore it to a stepper of the same problem"
+            )
+        for name in _RESUMED:
+            now[name] = snapshot[name]
+        memory.y[:] = memory.y_before[:] = state
+        memory.velocities[0] = snapshot["velocity"]
+        memory.velocities[1] = snapshot["velocity_before"]
+        memory.direction[:] = snapshot["direction"]
+        now["h_tried"], now["held_for"], now["has_step"] = now["h"], math.nan, 0
+
+    @property
+    def t(self) -> float:
+        """Time after the last accepted step."""
+        return float(self._now["t"])
+
+    @property
+    def t_before(self) -> float:
+        """Time before the last accepted step."""
+        return float(self._now["t_before"] if self._now["has_step"] else self._now["t"])
+
+    @property
+    def state(self) -> np.ndarray:
+        """State after the last accepted step, a copy."""
+        return self._memory.y.copy()
+
+    @property
+    def state_before(self) -> np.ndarray:
+        """State before the last accepted step, a copy."""
+        return self._memory.y_before.copy()
+
+    @property
+    def value(self) -> float:
+        """Objective at the state."""
+        return float(self._now["value"])
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """Velocity at the state, a copy."""
+        return self._memory.velocities[0].copy()
+
+    @property
+    def step(self) -> float:
+        """Size that the next step tries."""
+        return float(self._now["h"])
+
+    @property
+    def rho(self) -> float:
+        """Estimate of the spectral radius of the Jacobian; 0 before the first."""
+        return float(self._now["rho"])
+
+    @property
+    def stages(self) -> int:
+        """Number of stages of the last accepted step."""
+        return int(self._method.stages[self._now["row"]])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Gradients, accepted and rejected steps so far."""
+        now = self._now
+        return {
+            "gradients": int(now["gradients"]),
+            "hessian_products": 0,
+            "accepted": int(now["accepted"]),
+            "rejected": int(now["rejected"]),
+        }
+
+
+def _bounded(method: Coefficients, rtol: float) -> Coefficients:
+    """The methods that multiply rounding to no more than a tenth of the tolerance."""
+    rows = max(1, int(np.searchsorted(method.extent, (max(rtol, 1e-13) / _ROUNDING) ** 0.25)))
+    per_row = {name: getattr(method, name)[:rows] for name in _PER_ROW}
+    return method._replace(**per_row)
