@@ -2,13 +2,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all figures lint format clean
 
 help:
 	@echo "make demo      set up, run the main job on real digits, write figures/demo.png"
 	@echo "make test      set up, run the tests (minutes)"
 	@echo "make test-all  the long tests too"
+	@echo "make figures   regenerate the figures of papers in figures/ (what is there is kept)"
 	@echo "make lint      style and types"
+	@echo "make bench     measure against other solvers, in an environment of its own (an hour); BENCH=--quick: 2 minutes"
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,6 +31,9 @@ test: .venv/ready
 test-all: .venv/ready
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
 
+figures: .venv/ready
+	$(BIN)/gradflow reproduce --jobs 2 --out figures
+
 lint: .venv/ready-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +42,21 @@ lint: .venv/ready-lint
 format: .venv/ready-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: bench
+PLAIN := env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE
+.venv-bench/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	echo "*" > .venv-bench/.gitignore
+	.venv-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-bench/bin/python -m pip install --quiet --editable ".[cvode]" "torch==2.13.0" jax diffrax torchode
+	.venv-bench/bin/python -m pip install --quiet --no-deps numbalsoda \
+		|| echo "numbalsoda is left out: it is built from source, with cmake and a Fortran compiler"
+	touch .venv-bench/ready
+
+bench: .venv-bench/ready
+	$(PLAIN) .venv-bench/bin/python benchmarks/work_precision.py $(BENCH)
+	$(if $(BENCH),,$(PLAIN) .venv-bench/bin/python benchmarks/gradient_cost.py > benchmarks/results/gradient_cost.txt)
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -2,9 +2,11 @@
 
 from importlib import import_module
 
-from gradflow import data, exact, losses, measure
+from gradflow import clocks, data, exact, losses, measure
 from gradflow.activations import Activation
 from gradflow.batch import Batch
+from gradflow.clocks.targets import at, every
+from gradflow.branching import branches
 from gradflow.compare import Comparison, compare
 from gradflow.dynamics import GD, SGD, Flow, GradientFlow, LMFlow, Momentum, PolarFlow, PowerRate, WeightNormFlow
 from gradflow.events import Event, ExcessLossBelow, GradientBelow, LossBelow, Stationary
@@ -24,6 +26,7 @@ __all__ = [
     "SGD",
     "Activation",
     "Batch",
+    "Claim",
     "Comparison",
     "Convolutional",
     "DeepLinear",
@@ -39,6 +42,7 @@ __all__ = [
     "LMFlow",
     "LossBelow",
     "Momentum",
+    "Paper",
     "PolarFlow",
     "PowerRate",
     "Problem",
@@ -48,13 +52,19 @@ __all__ = [
     "Status",
     "Trajectory",
     "WeightNormFlow",
+    "at",
+    "clocks",
+    "branches",
     "compare",
     "data",
+    "every",
     "exact",
     "get_threads",
     "losses",
     "measure",
+    "papers",
     "plots",
+    "reproduce",
     "set_threads",
     "simulate",
 ]
@@ -62,6 +72,8 @@ __all__ = [
 
 def __getattr__(name):
     """Load what needs matplotlib when it is first asked for."""
-    if name == "plots":
-        return import_module("gradflow.plots")
+    if name in ("papers", "plots"):
+        return import_module(f"gradflow.{name}")
+    if name in ("Claim", "Paper", "reproduce"):
+        return getattr(import_module("gradflow.papers"), name)
     raise AttributeError(f"module 'gradflow' has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -136,26 +137,75 @@ class Batch:
         return f"<Batch of {len(self)} runs: {said}; {total} gradients>"
 
 
-def simulate_batch(problem, theta0, dynamics, arguments: dict) -> Batch:
+ENSEMBLES = ("auto", "lanes", "single")
+FEWEST_IN_LANES = 64
+
+
+def checked_ensemble(ensemble: str) -> None:
+    """Raise unless it is one of the ways to run a batch."""
+    if ensemble not in ENSEMBLES:
+        raise ValueError(f"ensemble = {ensemble!r}: unknown; choose one of {', '.join(ENSEMBLES)}")
+
+
+def simulate_batch(problem, theta0, dynamics, arguments: dict, ensemble: str) -> Batch:
     """Run every row of theta0; the result does not depend on the number of threads."""
     from gradflow.simulate import run_one
 
     compiled = problem.kernel.compiled  # the kernel is made here, before the threads ask for it
+    threads = min(get_threads(), len(theta0)) if compiled else 1
     quiet = arguments | {"progress": False}
     with single_blas_thread(), Interrupt() as interrupt:
-        if not compiled or get_threads() == 1 or len(theta0) == 1:
-            runs = [run_one(problem, row, dynamics, quiet, interrupt) for row in _shown(theta0, arguments)]
-        else:
-            with ThreadPoolExecutor(min(get_threads(), len(theta0))) as pool:
-                futures = pool.map(lambda row: run_one(problem, row, dynamics, quiet, interrupt), theta0)
-                runs = list(_shown(futures, arguments, len(theta0)))
+        if _goes_in_lanes(problem, theta0, dynamics, arguments, ensemble):
+            from gradflow.lanes.runs import Lanes
+
+            with _bar(arguments, len(theta0)) as show:
+                lanes = Lanes(problem, theta0, dynamics, quiet, interrupt, show)
+            return Batch(list(_each(lanes.trajectory, len(theta0), threads)))
+
+        def run(row: int) -> Trajectory:
+            return run_one(problem, theta0[row], dynamics, quiet, interrupt)
+
+        with _bar(arguments, len(theta0)) as show:
+            runs = []
+            for done, trajectory in enumerate(_each(run, len(theta0), threads), 1):
+                runs.append(trajectory)
+                show(done)
     return Batch(runs)
 
 
-def _shown(rows, arguments, total=None):
-    """`rows`, with a progress bar if one is wanted."""
+def _goes_in_lanes(problem, theta0, dynamics, arguments, ensemble) -> bool:
+    """Whether runs go side by side; the error that says why they cannot, if it was asked for."""
+    if ensemble == "single" or (ensemble == "auto" and (len(theta0) < FEWEST_IN_LANES or not problem.kernel.compiled)):
+        return False
+    from gradflow.lanes.ensemble import lanes_pay
+    from gradflow.lanes.runs import obstacle
+
+    reason = obstacle(problem, theta0, dynamics, arguments)
+    if reason and ensemble == "lanes":
+        raise ValueError(f"ensemble = 'lanes': {reason}; give ensemble='auto' or 'single'")
+    return reason is None and (ensemble == "lanes" or lanes_pay(problem))
+
+
+def _each(function: Callable, count: int, threads: int) -> Iterator:
+    """Values of a function of 0 to count - 1, in order, computed on threads."""
+    if threads == 1:
+        yield from map(function, range(count))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(function, range(count))
+
+
+@contextmanager
+def _bar(arguments, total: int) -> Iterator[Callable[[int], None]]:
+    """A function that shows how many runs are done, by a progress bar if one is wanted."""
     if not arguments["progress"]:
-        return rows
+        yield lambda done: None
+        return
     from tqdm.auto import tqdm
 
-    return tqdm(rows, total=total, unit="run", desc="simulate")
+    with tqdm(total=total, unit="run", desc="simulate") as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield show

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from gradflow.papers.commands import add_commands
+
 EXAMPLES = """examples:
   gradflow demo
       plain, polar and LM flow and gradient descent on real digits; writes figures/demo.png
@@ -74,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a stored trajectory holds")
     info.set_defaults(command=_info)
     info.add_argument("file", help="a file written by Trajectory.save")
+    add_commands(commands)
     return parser
 
 

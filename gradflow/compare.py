@@ -327,6 +327,7 @@ class Comparison:
             "parted: further from the flow than 10 % of its norm; solver error: the flow against itself at rtol/10",
         ]
         lines += [f"order of {rule} over all steps: {slope:.3f}" for rule, slope in self.overall_order.items()]
+        lines += [note for note in flow.notes if "not unique" in note]
         if self.doubtful.any():
             lines.append("* the solver error exceeds 10 % of this distance: run the flow at a smaller rtol")
         return lines

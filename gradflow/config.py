@@ -10,6 +10,8 @@ import numpy as np
 
 from gradflow import dynamics, losses, networks
 from gradflow.activations import Activation
+from gradflow.clocks.kinds import CLOCKS
+from gradflow.clocks.targets import At, Every
 from gradflow.modules import Convolutional
 
 
@@ -20,6 +22,7 @@ def known() -> dict[str, type]:
     classes += [losses.Square, losses.Exponential, losses.Logistic, losses.CrossEntropy]
     classes += [dynamics.GradientFlow, dynamics.PolarFlow, dynamics.WeightNormFlow, dynamics.LMFlow]
     classes += [dynamics.PowerRate, dynamics.GD, dynamics.SGD, dynamics.Momentum]
+    classes += [*CLOCKS.values(), At, Every]
     return {cls.__name__: cls for cls in classes}
 
 

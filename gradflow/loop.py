@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,12 +53,15 @@ class Outcome:
 class Interrupt:
     """Turns the first Ctrl-C into a flag, so that a run ends between two steps; a second one is raised at once."""
 
+    passing = False
+    """Whether the first one is raised at once too, because a partial run is of no use to the caller."""
+
     def __init__(self):
         self.raised = False
         self._previous = None
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and not Interrupt.passing:
             self._previous = signal.getsignal(signal.SIGINT)
             signal.signal(signal.SIGINT, self._note)
         return self
@@ -70,6 +74,16 @@ class Interrupt:
         if self.raised:
             raise KeyboardInterrupt
         self.raised = True
+
+
+@contextmanager
+def interrupts_raise():
+    """Within it Ctrl-C is raised out of a run, instead of ending it with what it has."""
+    before, Interrupt.passing = Interrupt.passing, True
+    try:
+        yield
+    finally:
+        Interrupt.passing = before
 
 
 class Saves:

@@ -90,6 +90,15 @@ class Problem:
 
         return kernel(self.network, self.loss, self.x, self.y, self.decay, self.backend, self.device)
 
+    @cached_property
+    def log_kernel(self):
+        """The same for log F, of exponential-type and square losses without decay."""
+        from gradflow.kernels.log_domain import log_kernel
+
+        if self.decay:
+            raise ValueError(f"decay = {self.decay:g}: the log domain is for losses alone; use a problem without decay")
+        return log_kernel(self.network, self.loss, self.x, self.y, self.backend, self.device)
+
     def value(self, theta) -> float | np.ndarray:
         """Objective F (with decay): a number, or (runs,)."""
         return self.value_and_gradient(theta)[0]
@@ -100,13 +109,33 @@ class Problem:
 
     def value_and_gradient(self, theta) -> tuple[float | np.ndarray, np.ndarray]:
         """F and its gradient in one pass."""
-        theta = self.checked(theta)
-        rows = np.atleast_2d(theta)
-        gradient, values = np.empty_like(rows), np.empty(len(rows))
-        kernel, work = self.kernel, np.empty(self.kernel.work_size)
-        for row, out, index in zip(rows, gradient, range(len(rows)), strict=True):
-            values[index] = kernel.gradient(row, out, kernel.numbers, kernel.layout, work)
-        return (values, gradient) if theta.ndim == 2 else (float(values[0]), gradient[0])
+        return _value_and_gradient(self.kernel, self.checked(theta))
+
+    def log_value_and_gradient(self, theta) -> tuple[float | np.ndarray, np.ndarray]:
+        r"""log F and its gradient :math:`\nabla F/F`, by softmax weights of the samples: no loss is too small.
+
+        Parameters
+        ----------
+        theta : array_like (P,) or (runs, P)
+
+        Returns
+        -------
+        float or ndarray (runs,), ndarray of the shape of theta
+
+        Raises
+        ------
+        ValueError
+            With decay: log F is then no sum over samples.
+
+        Examples
+        --------
+        >>> import numpy as np, gradflow as gf
+        >>> problem = gf.Problem(gf.DeepLinear([1, 1]), gf.losses.Exponential(), [[2.0]], [1])
+        >>> value, gradient = problem.log_value_and_gradient(np.array([1e4]))
+        >>> value, gradient.tolist()
+        (-20000.0, [-2.0])
+        """
+        return _value_and_gradient(self.log_kernel, self.checked(theta))
 
     def data_loss(self, theta) -> float | np.ndarray:
         """Loss without the penalty."""
@@ -115,15 +144,11 @@ class Problem:
 
     def hvp(self, theta, v) -> np.ndarray:
         """Hessian of F times v; theta and v have the same shape."""
-        theta, v = self.checked(theta), self.checked(v, "v")
-        if theta.shape != v.shape:
-            raise ValueError(f"theta has shape {theta.shape} and v {v.shape}: the shapes must agree")
-        kernel, work = self.kernel, np.empty(self.kernel.work_size)
-        assert kernel.product is not None
-        out = np.empty_like(np.atleast_2d(theta))
-        for point, direction, row in zip(np.atleast_2d(theta), np.atleast_2d(v), out, strict=True):
-            kernel.product(point, direction, row, kernel.numbers, kernel.layout, work)
-        return out.reshape(theta.shape)
+        return _product(self.kernel, self.checked(theta), self.checked(v, "v"))
+
+    def log_hvp(self, theta, v) -> np.ndarray:
+        """Hessian of log F times v; theta and v have the same shape."""
+        return _product(self.log_kernel, self.checked(theta), self.checked(v, "v"))
 
     def hessian(self, theta) -> np.ndarray:
         """Hessian of F, (P, P) or (runs, P, P), symmetric to the last bit."""
@@ -247,6 +272,25 @@ class Problem:
     def is_diagonal(self) -> bool:
         """Whether the network is a diagonal linear one."""
         return isinstance(self.network, Diagonal)
+
+
+def _value_and_gradient(kernel, theta):
+    """Value and gradient of a kernel at theta (P,) or (runs, P)."""
+    rows = np.atleast_2d(theta)
+    gradient, values, work = np.empty_like(rows), np.empty(len(rows)), np.empty(kernel.work_size)
+    for row, out, index in zip(rows, gradient, range(len(rows)), strict=True):
+        values[index] = kernel.gradient(row, out, kernel.numbers, kernel.layout, work)
+    return (values, gradient) if theta.ndim == 2 else (float(values[0]), gradient[0])
+
+
+def _product(kernel, theta, v):
+    """Hessian-vector products of a kernel at theta (P,) or (runs, P)."""
+    if theta.shape != v.shape:
+        raise ValueError(f"theta has shape {theta.shape} and v {v.shape}: the shapes must agree")
+    out, work = np.empty_like(np.atleast_2d(theta)), np.empty(kernel.work_size)
+    for point, direction, row in zip(np.atleast_2d(theta), np.atleast_2d(v), out, strict=True):
+        kernel.product(point, direction, row, kernel.numbers, kernel.layout, work)
+    return out.reshape(theta.shape)
 
 
 _said_float32 = False

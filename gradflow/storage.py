@@ -15,6 +15,7 @@ from gradflow.status import Status
 from gradflow.steppers.choose import Exact, FixedStep, Named
 from gradflow.trajectory import Record, Run, Trajectory
 
+CLOCKED_COLUMNS = ("log_elapsed", "log_between", "log_loss", "s", "s_counted")
 FORMAT = "gradflow trajectory 1"
 SOLVERS = {cls.__name__: cls for cls in (Named, FixedStep, Exact)}
 
@@ -70,6 +71,7 @@ def load(path, problem=None, dynamics=None) -> Trajectory:
         notes=said["notes"],
         run=Run(dynamics, _arguments(said["arguments"], data), _snapshots(data, said["snapshots"])),
         config=config,
+        clocked=_clocked(data, said.get("clocked")),
     )
 
 
@@ -79,6 +81,9 @@ def to_dataset(trajectory: Trajectory):
 
     data = xarray.Dataset(coords={"t": ("t", trajectory.t, {"long_name": "time"})})
     data["loss"] = ("t", trajectory.loss, {"long_name": "objective"})
+    if trajectory.clocked is not None:
+        for name in ("log10_t", "log10_loss", "s"):
+            data[name] = ("t", getattr(trajectory, name))
     for name, values in trajectory.problem.layers(trajectory.theta).items():
         data[name] = (("t", *(f"{name}_{axis}" for axis in range(values.ndim - 1))), values)
     for name, values in trajectory.records.items():
@@ -112,6 +117,9 @@ def _file_dataset(trajectory: Trajectory):
         values = trajectory.records[name]
         data[f"record_t_{i}"] = (f"r{i}", values.t)
         data[f"record_{i}"] = ((f"r{i}", *(f"r{i}_{axis}" for axis in range(values.ndim - 1))), np.asarray(values))
+    if trajectory.clocked is not None:
+        for name in CLOCKED_COLUMNS:
+            data[f"clocked_{name}"] = ("t", getattr(trajectory.clocked, name))
     numbers = []
     for i, snapshot in enumerate(run.snapshots):
         numbers.append({})
@@ -136,6 +144,7 @@ def _file_dataset(trajectory: Trajectory):
                 "events": [event.name for event in trajectory.events],
                 "snapshots": numbers,
                 "arguments": to_config(arguments),
+                "clocked": _clocked_texts(trajectory.clocked),
             }
         ),
     }
@@ -168,11 +177,32 @@ def _arguments(stored: dict, data) -> dict:
         return {}
     solver = dict(stored.pop("solver"))
     arguments = stored | {"solver": SOLVERS[solver.pop("kind")](**solver), "events": [], "record": {}}
+    for name in ("clock", "t_end"):
+        arguments[name] = from_config(arguments.get(name, "auto"))
+    if isinstance(arguments["save_at"], dict):
+        arguments["save_at"] = from_config(arguments["save_at"])
+    if "theta0" in arguments:
+        arguments["theta0"] = np.array(arguments["theta0"])
     if isinstance(arguments["atol"], list):
         arguments["atol"] = np.array(arguments["atol"])
     if isinstance(arguments["save_at"], list):
         arguments["save_at"] = 200
     return arguments
+
+
+def _clocked(data, texts):
+    """What a run in a clock knows in logs, or None."""
+    if texts is None:
+        return None
+    from gradflow.clocks.kept import Record as Clocked
+
+    return Clocked(**{name: data[f"clocked_{name}"].values for name in CLOCKED_COLUMNS}, **texts)
+
+
+def _clocked_texts(clocked):
+    if clocked is None:
+        return None
+    return {"clocks": clocked.clocks, "switches": clocked.switches, "t_start": clocked.t_start}
 
 
 def _snapshots(data, numbers: list[dict]) -> list[dict]:

@@ -41,8 +41,11 @@ class Trajectory:
         Why the run ended; ``str(status)`` is the sentence.
     counts : dict
         "gradients", "hessian_products", "accepted", "rejected", "seconds".
+    s : ndarray (T,)
+        log(L_0/L), the fall of the log of the loss.
     drift : dict
-        Invariant -> deviation (T,) from what theory says; empty when no invariant is known.
+        Invariant -> deviation (T,) from what theory says; empty when no invariant is known. Of a run in a clock also
+        "identity_error": how far s is from s as the clock counts it.
     notes : list of str
         What the reader of the result should know.
 
@@ -58,13 +61,26 @@ class Trajectory:
     """
 
     def __init__(
-        self, problem, dynamics, t, states, status, counts, *, events=(), records=None, notes=(), run=None, config=None
+        self,
+        problem,
+        dynamics,
+        t,
+        states,
+        status,
+        counts,
+        *,
+        events=(),
+        records=None,
+        notes=(),
+        run=None,
+        config=None,
+        clocked=None,
     ):
         self.problem, self.dynamics = problem, dynamics
         self.t, self.states = np.asarray(t), np.asarray(states)
         self.status, self.counts = status, dict(counts)
         self.events, self.notes = list(events), list(notes)
-        self.run, self.config = run, config or {}
+        self.run, self.config, self.clocked = run, config or {}, clocked
         own = {name: Record(self.t, values) for name, values in dynamics.records(problem, self.states).items()}
         self.records: dict[str, Record] = own | dict(records or {})
 
@@ -85,7 +101,9 @@ class Trajectory:
 
     @cached_property
     def loss(self) -> np.ndarray:
-        """Full objective (T,) at the saved times."""
+        """Full objective (T,) at the saved times; 0 where a run in a clock is below the least float."""
+        if self.clocked is not None:
+            return np.exp(self.clocked.log_loss)
         return self.problem.value(self.theta) + self.dynamics.penalty(self.problem, self.states)
 
     @property
@@ -96,27 +114,73 @@ class Trajectory:
     @property
     def log10_loss(self) -> np.ndarray:
         """Decimal logarithm of the loss (T,); -inf where it is 0."""
+        if self.clocked is not None:
+            return self.clocked.log_loss / np.log(10.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.log10(self.loss)
 
     @property
     def log10_t(self) -> np.ndarray:
-        """Decimal logarithm of the time (T,); -inf at 0."""
+        """Decimal logarithm of the time (T,); -inf at 0, finite where t itself overflows."""
+        if self.clocked is not None:
+            return self.clocked.log10_t
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.log10(self.t)
+
+    @property
+    def s(self) -> np.ndarray:
+        """Fall of the log of the loss since the start, log(L_0/L) (T,)."""
+        if self.clocked is not None:
+            return self.clocked.s
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(self.loss[0]) - np.log(self.loss)
+
+    @property
+    def switches(self) -> list[str]:
+        """Changes of the clock, one line each: from, to, where, why."""
+        return [] if self.clocked is None else list(self.clocked.switches)
+
+    def elapsed(self, i: int, j: int, *, log10: bool = False) -> float:
+        """Time from saved point i to a later one j, right even where t itself has no digits left for it.
+
+        Parameters
+        ----------
+        i, j : int
+            Indices of saved points, i before j.
+        log10 : bool
+            Whether its decimal logarithm is wanted.
+        """
+        i, j = (range(self.t.size)[index] for index in (i, j))
+        if i > j:
+            raise ValueError(f"elapsed({i}, {j}): the second point must not come before the first")
+        with np.errstate(divide="ignore", over="ignore"):
+            if self.clocked is None:
+                time = self.t[j] - self.t[i]
+                return float(np.log10(time) if log10 else time)
+            log = self.clocked.log_time_between(i, j)
+            return float(log / np.log(10.0) if log10 else np.exp(log))
 
     @cached_property
     def drift(self) -> dict[str, np.ndarray]:
         """Deviation (T,) of each invariant from what theory says."""
         invariants = self.dynamics.invariants(self.problem)
-        return {name: invariant.drift(self.t, self.states) for name, invariant in invariants.items()}
+        own = {} if self.clocked is None else {"identity_error": self.clocked.identity_error}
+        t = np.minimum(self.t, np.finfo(float).max)
+        return own | {name: invariant.drift(t, self.states) for name, invariant in invariants.items()}
 
     @property
     def max_drift(self) -> float:
         """Largest deviation of any invariant; NaN when none is known."""
         return max((float(values.max()) for values in self.drift.values()), default=float("nan"))
 
-    def at(self, t) -> np.ndarray:
+    @cached_property
+    def kinks(self):
+        """What happened at the kinks of a run that followed them; see :class:`gradflow.branching.Kinks`."""
+        from gradflow.branching import kinks_of
+
+        return kinks_of(self)
+
+    def at(self, t=None, **place) -> np.ndarray:
         """Parameters at times within the run, by the solver's dense output.
 
         The run is repeated from the nearest stored state before; an explicit solver repeats its steps bit for bit.
@@ -124,8 +188,10 @@ class Trajectory:
 
         Parameters
         ----------
-        t : float or array_like (m,)
-            Times between the first and the last.
+        t : float or array_like (m,), optional
+            Times between the first and the last; or
+        **place
+            a place in another variable of a run in a clock: ``log10_t``, ``log10_loss``, ``loss`` or ``s``.
 
         Returns
         -------
@@ -136,11 +202,20 @@ class Trajectory:
         ValueError
             For times outside the run.
         """
-        return self.dynamics.unpack(self.problem, self.state_at(t))
+        return self.dynamics.unpack(self.problem, self.state_at(t, **place))
 
-    def state_at(self, t) -> np.ndarray:
+    def state_at(self, t=None, **place) -> np.ndarray:
         """States (m, S) at times within the run; see :meth:`at`."""
         from gradflow.simulate import revisit
+
+        if (t is None) == (not place):
+            raise ValueError("at: give either the time, or one other variable, e.g. at(log10_loss=-100)")
+        if self.clocked is not None:
+            from gradflow.clocks.again import states_at
+
+            return states_at(self, **({"t": t} if t is not None else place))
+        if place:
+            raise ValueError(f"at({', '.join(place)}=...): this run is known by its times; run it with a clock")
 
         times = np.atleast_1d(np.asarray(t, dtype=np.float64))
         first = self.run.arguments["t_start"] if self.run else self.t[0]
@@ -215,12 +290,14 @@ class Trajectory:
             "dynamics": repr(self.dynamics),
             "solver": str(self.config.get("solver", "")),
             "status": str(self.status),
-            "time": f"{self.t[0]:g} to {self.t[-1]:g}, {self.t.size} points saved",
-            "loss": f"{self.loss[0]:.6g} to {self.loss[-1]:.6g}",
+            "time": f"{self.t[0]:g} to {_number(self.t[-1], self.log10_t[-1])}, {self.t.size} points saved",
+            "loss": f"{self.loss[0]:.6g} to {_number(self.loss[-1], self.log10_loss[-1])}",
             "drift": f"{self.max_drift:.1e} ({', '.join(self.drift)})" if self.drift else "no invariant known",
             "cost": f"{counts.get('gradients', 0)} gradients, {counts.get('accepted', 0)} steps,"
             f" {counts.get('rejected', 0)} rejected, {counts.get('seconds', 0.0):.3g} s",
         }
+        if self.switches:
+            rows["clock"] = "; ".join(self.switches)
         if self.events:
             rows["events"] = ", ".join(f"{event.name} at t = {event.t:.6g}" for event in self.events[:6])
         if self.notes:
@@ -236,6 +313,11 @@ class Trajectory:
         from gradflow.notebook import trajectory_html
 
         return trajectory_html(self)
+
+
+def _number(value: float, log10: float) -> str:
+    """A number, by its logarithm where it over- or underflows."""
+    return f"{value:.6g}" if 0.0 < value < np.inf or not np.isfinite(log10) else f"10^{log10:.6g}"
 
 
 class Record(np.ndarray):

@@ -6,10 +6,28 @@ import pytest
 
 import gradflow as gf
 
-TIGHT = ["dop853", "rk45", "auto", "stiff", "LSODA", "Radau", "BDF", "torchdiffeq:dopri5", "torchdiffeq:dopri8"]
+TIGHT = [
+    "dop853",
+    "rk45",
+    "auto",
+    "stabilised",
+    "stiff",
+    "LSODA",
+    "Radau",
+    "BDF",
+    "torchdiffeq:dopri5",
+    "torchdiffeq:dopri8",
+]
 LOOSE = ["torchdiffeq:bosh3", "torchdiffeq:fehlberg2", "torchdiffeq:adaptive_heun"]
 SLOW = {"Radau", "BDF", "torchdiffeq:dopri5", "stiff"}
-BOUND = {"BDF": 1e-7, "LSODA": 1e-7, "stiff": 1e-8, "torchdiffeq:dopri5": 2e-8, "torchdiffeq:dopri8": 2e-8}
+BOUND = {
+    "BDF": 1e-7,
+    "LSODA": 1e-7,
+    "stiff": 1e-8,
+    "stabilised": 1e-8,
+    "torchdiffeq:dopri5": 2e-8,
+    "torchdiffeq:dopri8": 2e-8,
+}
 FEW = ("C1 balanced mode", "C4 zero-balanced 3-2-2", "C9 logistic")
 
 
@@ -43,7 +61,9 @@ def test_method_of_low_order_meets_the_closed_form(solver):
     assert run(oracles.unbalanced_mode(), solver, rtol=1e-8) < 1e-5
 
 
-@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2), ("rk4", 4), ("torchdiffeq:rk4", 4), ("torchdiffeq:midpoint", 2)])
+@pytest.mark.parametrize(
+    ("method", "order"), [("euler", 1), ("heun", 2), ("rk4", 4), ("torchdiffeq:rk4", 4), ("torchdiffeq:midpoint", 2)]
+)
 def test_fixed_step_methods_converge_with_their_order(method, order):
     oracle = oracles.balanced_mode()
     steps = [0.05, 0.025, 0.0125] if order < 4 else [0.1, 0.05, 0.025]

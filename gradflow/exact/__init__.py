@@ -22,7 +22,10 @@ from gradflow.exact.deep_linear import (
     deep_linear_modes,
 )
 from gradflow.exact.diagonal import diagonal_from_residual, diagonal_limit, diagonal_scalar, polar_diagonal_limit
+from gradflow.exact.flat_minima import FlatMinima, flat_minima
 from gradflow.exact.riccati_flow import RiccatiSolution, riccati
+from gradflow.exact.separable_relu import SeparableMinimum, separable_relu
+from gradflow.exact.sgd_ridge import RidgeNoise, sgd_ridge
 from gradflow.exact.single_datum import (
     exponential_linear,
     logistic_linear,
@@ -38,8 +41,11 @@ from gradflow.exact.two_layer import (
 )
 
 __all__ = [
+    "FlatMinima",
     "NeuralCollapse",
     "RiccatiSolution",
+    "RidgeNoise",
+    "SeparableMinimum",
     "aligned_deep_linear",
     "chain",
     "chain_time",
@@ -49,11 +55,14 @@ __all__ = [
     "diagonal_limit",
     "diagonal_scalar",
     "exponential_linear",
+    "flat_minima",
     "logistic_linear",
     "neural_collapse",
     "polar_diagonal_limit",
     "riccati",
     "ridge",
+    "separable_relu",
+    "sgd_ridge",
     "two_layer_exponential",
     "two_layer_exponential_log_time",
     "two_layer_mode",

@@ -297,9 +297,10 @@ def flops(network, n: int) -> float:
     return float(n * (2 * (products + skips) + 20 * activations))
 
 
-def build(network, loss, x, y, decay=0.0, *, factor=None, constant=0.0) -> Kernel:
+def build(network, loss, x, y, decay=0.0, *, factor=None, constant=0.0, chunk=None) -> Kernel:
     """Kernel of a feedforward network on samples x (n, d), y (n, k); loss = factor times a sum, plus a constant."""
-    n, chunk, stages = x.shape[0], chunk_size(x.shape[0]), network.stages
+    n, stages = x.shape[0], network.stages
+    chunk = chunk or chunk_size(n)
     table, middle, used = _table_of_stages(network, SLOPES, chunk)
     head = np.zeros(HEAD, dtype=np.int64)
     head[[SAMPLES, CHUNK, SIZE, DEPTH]] = n, chunk, network.size, len(stages)

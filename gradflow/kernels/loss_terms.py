@@ -9,6 +9,7 @@ import math
 from numba import njit, types
 
 from gradflow.kernels.elementwise import exponentials, logarithms_of_one_plus
+from gradflow.kernels.log_domain_terms import LOG_DOMAIN, differentiate_log, differentiate_log_twice
 from gradflow.kernels.procedures import OPTIONS, address_of, procedure, view
 from gradflow.losses import CODES
 
@@ -101,6 +102,8 @@ def _cross_entropy(factor, n, f, label, d, spare):
 @procedure(FLOAT(INT, FLOAT, INT, INT, INT, INT, INT, INT))
 def differentiate(code, factor, n, outputs, f, y, d, spare):
     """Loss of the outputs f; d = its derivative in f; spare keeps what `differentiate_twice` needs."""
+    if code >= LOG_DOMAIN:
+        return differentiate_log(code - LOG_DOMAIN, factor, n, outputs, f, y, d, spare)
     size = outputs * n
     f, d, y = view(f, size), view(d, size), view(y, n if code == CROSS_ENTROPY else size)
     spare = view(spare, SPARE_PER_SAMPLE * n)
@@ -134,6 +137,9 @@ def _cross_entropy_twice(factor, n, label, d, df, out, rest, own, mean):
 @procedure(types.void(INT, FLOAT, INT, INT, INT, INT, INT, INT, INT))
 def differentiate_twice(code, factor, n, outputs, y, d, df, out, spare):
     """out = second derivative of the loss times df; d and spare as `differentiate` left them."""
+    if code >= LOG_DOMAIN:
+        differentiate_log_twice(code - LOG_DOMAIN, factor, n, outputs, y, d, df, out, spare)
+        return
     size = outputs * n
     d, df, out = view(d, size), view(df, size), view(out, size)
     y, spare = view(y, n if code == CROSS_ENTROPY else size), view(spare, SPARE_PER_SAMPLE * n)

@@ -1,5 +1,6 @@
 """What is looked at: plain functions of (problem, theta), for theta (P,) or a batch (runs, P)."""
 
+from gradflow.invariants import balancedness, imbalance, invariant_decay, invariant_names, invariants
 from gradflow.measure.alignment import alignment
 from gradflow.measure.collapse import features, nc1, nc2, nc3, nc4
 from gradflow.measure.curvature import (
@@ -9,17 +10,19 @@ from gradflow.measure.curvature import (
     sharpness,
     smallest_eigenvalue,
 )
-from gradflow.invariants import balancedness, imbalance, invariant_decay, invariant_names, invariants
+from gradflow.measure.dissipation import dissipation
 from gradflow.measure.layers import effective_map, layer_norms, rho
 from gradflow.measure.margin import accuracy, margin, margins, normalised_margin
 from gradflow.measure.objective import gradient_norm, loss
 from gradflow.measure.rank import layer_singular_values, numerical_rank, singular_values, spectral_ratio, stable_rank
+from gradflow.measure.samples import sample_gradients
 from gradflow.measure.tangent_kernel import gauss_newton_sharpness, jacobian, ntk
 
 __all__ = [
     "accuracy",
     "alignment",
     "balancedness",
+    "dissipation",
     "effective_map",
     "features",
     "gauss_newton_sharpness",
@@ -45,6 +48,7 @@ __all__ = [
     "nc4",
     "numerical_rank",
     "rho",
+    "sample_gradients",
     "sharpness",
     "singular_values",
     "smallest_eigenvalue",

@@ -1,7 +1,9 @@
 """Figures of runs: axes in, axes out, one style for all."""
 
 from gradflow.plots.distances import gap
+from gradflow.plots.kinks import kinks
 from gradflow.plots.look import style, subplots
+from gradflow.plots.panels import colours, finish, reference
 from gradflow.plots.runs import (
     alignment,
     drift,
@@ -16,11 +18,15 @@ from gradflow.plots.summary import overview
 
 __all__ = [
     "alignment",
+    "colours",
     "drift",
+    "finish",
     "gap",
+    "kinks",
     "layer_norms",
     "loss",
     "overview",
+    "reference",
     "sharpness",
     "singular_values",
     "spectral_ratio",

@@ -15,7 +15,7 @@ SCIPY = ("LSODA", "Radau", "BDF")
 TORCHDIFFEQ = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 TORCHDIFFEQ_FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 FIXED_NAMES = (*FIXED, *(f"torchdiffeq:{name}" for name in TORCHDIFFEQ_FIXED))
-NAMES = ("auto", *EXPLICIT, "stiff", *SCIPY, "cvode", *(f"torchdiffeq:{name}" for name in TORCHDIFFEQ))
+NAMES = ("auto", *EXPLICIT, "stabilised", "stiff", *SCIPY, "cvode", *(f"torchdiffeq:{name}" for name in TORCHDIFFEQ))
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,18 @@ def make_stepper(problem, dynamics, t: float, state, arguments: dict) -> Any:
         from gradflow.steppers.fixed import Fixed
 
         return Fixed(field, t, state, step=dynamics.step, method="euler", whole_steps=True)
+    rtol, atol = arguments["rtol"], arguments["atol"]
+    if arguments["kinks"] == "follow":
+        from gradflow.steppers.kinked import Kinked
+
+        pair = "dop853" if solver.name == "dop853" else "rk45"
+        return Kinked(problem, t, state, rtol=rtol, atol=atol, at_branch=arguments["at_branch"], pair=pair)
+    if arguments["kinks"] == "implicit":
+        from gradflow.steppers.implicit_masks import ImplicitMasks
+
+        return ImplicitMasks(problem, t, state, step=solver.step)
     if isinstance(solver, FixedStep):
         return _fixed(field, t, state, solver)
-    rtol, atol = arguments["rtol"], arguments["atol"]
     return _adaptive(problem, dynamics, field, t, state, solver.name, rtol, atol)
 
 
@@ -138,6 +147,10 @@ def _adaptive(problem, dynamics, field, t, state, name, rtol, atol):
         from gradflow.steppers.auto import Auto
 
         return Auto(field, t, state, rtol=rtol, atol=atol, symmetric=symmetric)
+    if name == "stabilised":
+        from gradflow.steppers.stabilised import Stabilised
+
+        return Stabilised(field, t, state, rtol=rtol, atol=atol)
     if name == "stiff":
         from gradflow.steppers.stiff import Stiff
 

@@ -1,0 +1,1 @@
+"""Ensembles in vector lanes: eight runs side by side, each with its own step, counts and status."""

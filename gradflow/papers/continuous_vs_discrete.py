@@ -1,0 +1,212 @@
+"""O. Elkabetz, N. Cohen: Continuous vs. Discrete Optimization of Deep Neural Networks. 2021, arXiv 2107.06608.
+
+Gradient descent is Euler's method for the gradient flow, and on deep networks it stays near the flow although the loss
+is not convex. Deep linear networks are held against a closed form, the leading-order error and a step-by-step bound;
+networks on clouds and on handwritten digits against the flow itself, or against descent with smaller steps as in the
+paper. The bound, the leading order and the closed form are derived here.
+"""
+
+import numpy as np
+
+import gradflow as gf
+
+PAPER = gf.Paper.cited(__name__, __doc__)
+DISTANCE = {2: (0.01939, 0.009743, 0.004882, 0.002444), 3: (0.02858, 0.01420, 0.007072, 0.003529)}
+HORIZON = {2: 8.0, 3: 14.0}
+
+
+def whitened(depth):
+    """Deep linear network 6-4-(4-)1 on white inputs with a teacher of norm one: F = |w - teacher|^2 / 2."""
+    teacher = np.random.default_rng(0).standard_normal(6)
+    x = np.sqrt(6) * np.eye(6)
+    widths = [6] + [4] * (depth - 1) + [1]
+    square = gf.losses.Square(half=True)
+    return gf.Problem(gf.DeepLinear(widths), square, x, x @ teacher / np.linalg.norm(teacher))
+
+
+def curvature_bound(problem, theta):
+    """-(n-1) |grad phi| max_{j<k} prod_{i not j,k} |W_i|, below the smallest eigenvalue of the Hessian."""
+    norms = [values[0] for values in gf.measure.layer_singular_values(problem, theta).values()]
+    rest = [np.prod(np.delete(norms, (j, k))) for k in range(len(norms)) for j in range(k)]
+    return -(len(norms) - 1) * np.sqrt(2 * problem.value(theta)) * max(rest)
+
+
+@PAPER.figure(minutes=0.7, claims=11, small={"certified": (0.05,)})
+def certificates(steps=(0.05, 0.025, 0.0125, 0.00625), certified=(0.1, 0.05, 0.0125)):
+    """Deep linear networks of depth 2 and 3, balanced start near zero.
+
+    Distance of gradient descent to the flow (full), its leading order h|e_1| (dotted) and the a-posteriori bound
+    (dashed). Right: norm and alignment of the end-to-end map of depth two under the flow, with the closed form
+    (crosses), and the smallest eigenvalue of the Hessian, which is -|w - teacher| there.
+    """
+    fig, axes = gf.plots.subplots(1, 3)
+    ratios, tightest, halves, e1, gap, table, data = [], [], {}, {}, [], [], {"h": ("h", list(steps))}
+    for depth, ax in ((2, axes[0]), (3, axes[1])):
+        problem, t_end = whitened(depth), HORIZON[depth]
+        theta0 = problem.init(0.05, seed=1, scheme="balanced")
+        times = np.linspace(0, t_end, 21)[1:]
+        flow = gf.simulate(
+            problem, theta0, gf.GradientFlow(), t_end=t_end, solver="dop853", rtol=1e-12, atol=1e-14, save_at=times
+        )
+        runs = [gf.simulate(problem, theta0, gf.GD(h), t_end=t_end, save_at=times) for h in steps]
+        found = gf.compare(flow, runs)
+        halves[depth] = found.max_distance[:-1] / found.max_distance[1:]
+        table += (found.max_distance / DISTANCE[depth] - 1).tolist()
+        relative = [
+            np.linalg.norm(difference / h - e, axis=1) / np.linalg.norm(e, axis=1)
+            for h, difference, e in zip(steps, found.difference, found.leading_error, strict=True)
+        ]
+        e1[depth] = np.array([r[found.t[0] > 0].max() for r in relative])
+        for h, colour in zip(certified, gf.plots.colours(gf.GD(1.0), len(certified)), strict=True):
+            bound = gf.compare(flow, gf.simulate(problem, theta0, gf.GD(h), t_end=t_end)).bound()
+            ax.semilogy(bound.t[1:], bound.distance[1:], color=colour, label=f"GD, $h = {h:g}$")
+            ax.semilogy(bound.t[1:], bound.bound[1:], "--", color=colour)
+            ratios.append((bound.distance[1:] / bound.bound[1:]).max())
+            if h == 0.05:
+                tightest.append((bound.bound[1:] / bound.distance[1:]).min())
+                ax.semilogy(found.t[0], h * np.linalg.norm(found.leading_error[0], axis=1), "k:", label=r"$h|e_1|$")
+        ax.set(title=f"depth {depth}", xlabel=r"time $t$", ylabel="distance to the flow", ylim=(1e-5, 1))
+        lowest = np.array([gf.measure.smallest_eigenvalue(problem, theta) for theta in flow.theta])
+        gap.append((lowest - [curvature_bound(problem, theta) for theta in flow.theta]).min())
+        data |= {f"distance{depth}": ("h", found.max_distance), f"leading_order_gap{depth}": ("h", e1[depth])}
+        if depth == 2:
+            w = flow.measure(gf.measure.effective_map)[:, 0]
+            teacher = np.linalg.solve(problem.x, problem.y)[:, 0]
+            r, c = np.linalg.norm(w, axis=1), w @ teacher / np.linalg.norm(w, axis=1)
+            w0 = gf.measure.effective_map(problem, theta0)[0]
+            exact = gf.exact.two_layer_scalar_output(flow.t, np.linalg.norm(w0), w0 @ teacher / np.linalg.norm(w0))
+            closed = max(abs(r - exact[0]).max(), abs(c - exact[1]).max())
+            attained = abs(lowest + np.linalg.norm(w - teacher, axis=1)).max()
+            for values, name in ((r, r"norm $r$"), (c, r"alignment $c$"), (lowest, r"$\lambda_{\min}$")):
+                axes[2].plot(flow.t, values, label=name)
+            axes[2].plot(flow.t, np.transpose(exact), "kx", markersize=4)
+            axes[2].set(xlabel=r"time $t$", title="depth 2")
+    last = np.array([e1[2][2], e1[3][2]])
+    return fig, data, [
+        gf.Claim("closed_form_n2", "r and c of the flow equal the closed form", closed, below=1e-9),
+        gf.Claim("first_order", "halving h halves the largest distance, depth 2", halves[2][1:],
+                 expected=2.0, within=0.05),
+        gf.Claim("first_order_n3", "and depth 3", halves[3][1:], expected=2.0, within=0.05),
+        gf.Claim("distances", "distances equal those of an independent solver", np.abs(table), below=2e-3),
+        gf.Claim("e1_limit", "(theta_{t/h} - theta(t))/h tends to e_1, depth 2, h = 0.0125", last[0], below=0.011),
+        gf.Claim("e1_limit_n3", "depth 3", last[1], below=0.014),
+        gf.Claim("e1_halves", "and the difference to e_1 halves with h", [e[:-1] / e[1:] for e in e1.values()],
+                 expected=2.0, within=0.15),
+        gf.Claim("certificate", "the distance is below the bound B at every step", ratios, below=1 + 1e-6),
+        gf.Claim("tight", "h = 0.05: B comes within 1.2 of the distance", tightest, below=1.2),
+        gf.Claim("hessian_bound", "lambda_min >= -(n-1)|grad phi| max prod |W_i|", gap, above=-1e-10),
+        gf.Claim("hessian_exact", "depth 2: lambda_min = -|w - teacher|", attained, below=1e-9),
+    ]  # fmt: skip
+
+
+def step_sizes(problem, theta0, step, ratios, t_end, axes, name):
+    """Descent with step/r at equal times: loss and distances drawn, distances at the end and at most returned."""
+    times = np.linspace(0, t_end, 51)
+    runs = [gf.simulate(problem, theta0, gf.GD(step / r), t_end=t_end, save_at=times) for r in ratios]
+    apart = np.array([np.linalg.norm(run.theta - runs[0].theta, axis=1) for run in runs])
+    for r, run, distance, colour in zip(ratios, runs, apart, gf.plots.colours(gf.GD(1.0), len(runs)), strict=True):
+        axes[0].semilogy(run.t, run.loss, color=colour, label=rf"GD, $\eta_0/{r}$")
+        axes[1].plot(run.t, distance, color=colour)
+    axes[1].plot(times, np.linalg.norm(runs[0].theta - theta0, axis=1), color="0.5", label="distance from start")
+    axes[0].set(title=name, xlabel=r"time $t$", ylabel="training loss")
+    axes[1].set(title=name, xlabel=r"time $t$", ylabel="distance to GD with $\\eta_0$")
+    return runs, apart
+
+
+@PAPER.figure(minutes=1, claims=6, small={"ratios": (1, 2, 5)})
+def clouds(ratios=(1, 2, 5, 10, 20), step=0.05, t_end=50.0):
+    """Four Gaussian clouds, widths 16-12-12-4, cross-entropy: loss and distances of descent with several steps.
+
+    Above the linear network, with the distances to the flow itself; below ReLU, where descent with smaller steps
+    stands for the flow.
+    """
+    rng = np.random.default_rng(0)
+    means, y = rng.standard_normal((4, 16)), np.arange(60) % 4
+    x = (means[y] + rng.standard_normal((60, 16))) / 4
+    fig, axes = gf.plots.subplots(2, 2)
+    problems = {}
+    for activation, row in (("linear", axes[0]), ("relu", axes[1])):
+        problem = gf.Problem(gf.FullyConnected([16, 12, 12, 4], activation), gf.losses.CrossEntropy(), x, y)
+        theta0 = problem.init(seed=1, scheme="xavier")
+        problems[activation] = step_sizes(problem, theta0, step, ratios, t_end, row, activation)
+        if activation == "linear":
+            flow = gf.simulate(problem, theta0, gf.GradientFlow(), t_end=t_end, rtol=1e-9, atol=1e-11, solver="dop853")
+            gaps = gf.compare(flow, problems[activation][0])
+            row[1].plot(gaps.t[0], gaps.distance[0], "k--", label="GD to the flow")
+            from_start = np.linalg.norm(flow.end - theta0)
+    factor = 1 - 1 / np.array(ratios[1:])
+    linear, relu = problems["linear"][1][1:, -1] / factor, problems["relu"][1][1:].max(1) / factor
+    data = {"r": ("r", list(ratios)), "distance_to_flow": ("r", gaps.final_distance)}
+    data |= {"apart_linear": (("r", "t"), problems["linear"][1]), "apart_relu": (("r", "t"), problems["relu"][1])}
+    return fig, data, [
+        gf.Claim("richardson", "linear: |theta^h - theta^{h/r}|/(1 - 1/r) at the end is the same for all r",
+                 np.ptp(linear) / linear.mean(), below=2e-3),
+        gf.Claim("richardson_relu", "ReLU: its largest value over time is the same for all r",
+                 np.ptp(relu) / relu.mean(), below=3e-2),
+        gf.Claim("flow_distance", "linear: h = 0.05 ends 0.007118 from the flow", gaps.final_distance[0],
+                 expected=0.007118, within=1e-5),
+        gf.Claim("far_from_start", "while it went 4.436 from the start", from_start, expected=4.436, within=2e-3),
+        gf.Claim("loss_linear", "loss of the linear network at the end", flow.loss[-1], expected=0.00604, within=1e-5),
+        gf.Claim("loss_relu", "loss of the ReLU network at the end", problems["relu"][0][0].loss[-1],
+                 expected=0.00798, within=2e-5),
+    ]  # fmt: skip
+
+
+@PAPER.figure(minutes=9, claims=3, small={"n": 200, "pool": 2, "width": 20, "ratios": (1, 2, 5)})
+def digits(n=1000, pool=1, width=50, ratios=(1, 2, 5, 20), step=0.01, t_end=10.0, seed=0):
+    """MNIST digits, widths 784-50-50-10, cross-entropy, to the time of the paper with ten times its steps.
+
+    Above the linear network with the distance to the true flow, which the paper did not integrate; below ReLU, against
+    descent with smaller steps as in the paper. All curves of one loss coincide; the distances lie near the axis.
+    """
+    x, y = gf.data.mnist(n=n, pool=pool, seed=seed)
+    fig, axes = gf.plots.subplots(2, 2)
+    share, gaps = [], None
+    for activation, row in (("linear", axes[0]), ("relu", axes[1])):
+        network = gf.FullyConnected([x.shape[1], width, width, 10], activation)
+        problem = gf.Problem(network, gf.losses.CrossEntropy(), x, y)
+        theta0 = problem.init(seed=1, scheme="xavier")
+        runs, apart = step_sizes(problem, theta0, step, ratios, t_end, row, activation)
+        share.append(apart.max() / np.linalg.norm(runs[0].end - theta0))
+        if activation == "linear":
+            flow = gf.simulate(problem, theta0, gf.GradientFlow(), t_end=t_end, rtol=1e-9)
+            gaps = gf.compare(flow, runs)
+            row[1].plot(gaps.t[0], gaps.distance[0], "k--", label="GD to the flow")
+    data = {"r": ("r", list(ratios)), "distance_to_flow": ("r", gaps.final_distance), "share": ("network", share)}
+    scaled = gaps.final_distance * np.array(ratios)
+    return fig, data, [
+        gf.Claim("on_the_axis", "linear: distances over the way gone are below the paper's 0.05/3.0", share[0],
+                 below=0.05 / 3),
+        gf.Claim("on_the_axis_relu", "and with ReLU", share[1], below=0.05 / 3),
+        gf.Claim("first_order", "linear: the distance to the flow is proportional to the step",
+                 np.ptp(scaled) / scaled.mean(), below=0.1),
+    ]  # fmt: skip
+
+
+@PAPER.figure(minutes=2, claims=3, small={"steps": (0.02, 0.01), "t_end": 2.0})
+def digits_through_kinks(n=200, width=20, steps=(0.02, 0.01, 0.005, 0.0025), t_end=10.0, seed=0):
+    """Two hundred digits of 14 x 14 pixels, ReLU 196-20-20-10: descent beside the true flow through its kinks.
+
+    Distance of descent to the flow, followed as a differential inclusion; grey: distance of the flow from its start.
+    """
+    x, y = gf.data.mnist(n=n, pool=2, seed=seed)
+    problem = gf.Problem(gf.FullyConnected([196, width, width, 10]), gf.losses.CrossEntropy(), x, y)
+    theta0, times = problem.init(seed=1, scheme="xavier"), np.linspace(0, t_end, 51)
+    flow = gf.simulate(problem, theta0, gf.GradientFlow(), t_end=t_end, kinks="follow", rtol=1e-6, save_at=times)
+    fig, ax = gf.plots.subplots()
+    apart, gone = [], np.linalg.norm(flow.theta - theta0, axis=1)
+    for h, colour in zip(steps, gf.plots.colours(gf.GD(1.0), len(steps)), strict=True):
+        run = gf.simulate(problem, theta0, gf.GD(h), t_end=t_end, save_at=times)
+        apart.append(np.linalg.norm(run.theta - flow.theta, axis=1))
+        ax.semilogy(times[1:], apart[-1][1:], color=colour, label=f"GD, $h = {h:g}$")
+    ax.semilogy(times[1:], gone[1:], color="0.6", label="flow from its start")
+    ax.set(xlabel=r"time $t = k h$", ylabel="distance")
+    apart = np.array(apart)
+    largest = apart.max(1)
+    return fig, {"t": ("t", times), "h": ("h", list(steps)), "distance": (("h", "t"), apart), "gone": ("t", gone)}, [
+        gf.Claim("reached", "the flow through the kinks reaches its end", flow.status == gf.Status.REACHED_END),
+        gf.Claim("near", "largest distance over the way gone, below the paper's 0.05/3.0", largest / gone[-1],
+                 below=0.05 / 3),
+        gf.Claim("nearer", "smaller steps stay nearer: ratio of the largest distances", largest[1:] / largest[:-1],
+                 below=0.8),
+    ]  # fmt: skip

@@ -1,0 +1,164 @@
+"""A paper: its citation, and its figures as functions with plain keyword arguments."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+CITATION = re.compile(
+    r"(?P<authors>.+?): (?P<title>.+?)\. (?:[^.]+, )?(?P<year>\d{4})(?:, arXiv (?P<arxiv>[\d.]+\d))?\."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """A figure of a paper: a function that returns the matplotlib figure, its data and its claims."""
+
+    paper: Paper
+    function: Callable
+    claims: int
+    minutes: float
+    small: dict
+
+    @property
+    def name(self) -> str:
+        """The function's name, with dashes."""
+        return self.function.__name__.replace("_", "-")
+
+    @property
+    def caption(self) -> str:
+        """The function's docstring as one paragraph."""
+        return " ".join((inspect.getdoc(self.function) or "").split())
+
+    @property
+    def defaults(self) -> dict:
+        """Keyword arguments with their values at full size."""
+        return {name: given.default for name, given in inspect.signature(self.function).parameters.items()}
+
+    def settings(self, size: str = "full", overrides: dict | None = None) -> dict:
+        """All arguments of a run."""
+        if size not in ("small", "full"):
+            raise ValueError(f"size = {size!r}: must be 'small' or 'full'")
+        known, overrides = self.defaults, overrides or {}
+        for name in overrides:
+            if name not in known:
+                raise ValueError(
+                    f"{self.paper.slug}, figure {self.name}: unknown setting {name!r}; known are {', '.join(known)}"
+                )
+        return known | (self.small if size == "small" else {}) | overrides
+
+
+@dataclass(frozen=True, eq=False)
+class Paper:
+    """A set of figures and claims of one publication.
+
+    Parameters
+    ----------
+    slug : str
+        Its name here: that of its file, with dashes.
+    title, authors : str
+        As published.
+    year : int
+        Of publication.
+    arxiv : str, optional
+        Its arXiv id.
+
+    Examples
+    --------
+    >>> paper = Paper("an-example", "A title", "A. Author", 2020)
+    >>> @paper.figure(minutes=0.1, claims=1, small={"n": 3})
+    ... def sums(n=10):
+    ...     "Partial sums."
+    >>> paper.figures["sums"].settings("small")
+    {'n': 3}
+    """
+
+    slug: str
+    title: str
+    authors: str
+    year: int
+    arxiv: str | None = None
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+    @classmethod
+    def cited(cls, module: str, docstring: str | None) -> Paper:
+        """Make a paper from the name of its module and the citation that begins the docstring.
+
+        Parameters
+        ----------
+        module : str
+            ``__name__``; the slug is its last part with dashes.
+        docstring : str
+            ``__doc__``, beginning "Authors: Title. Year, arXiv id."; a journal may stand before the year.
+
+        Raises
+        ------
+        ValueError
+            If the docstring does not begin so.
+
+        Examples
+        --------
+        >>> paper = Paper.cited("papers.an_example", "A. Author: A title. 2020, arXiv 2001.00001. What is shown.")
+        >>> paper.slug, paper.authors, paper.title, paper.year, paper.arxiv
+        ('an-example', 'A. Author', 'A title', 2020, '2001.00001')
+        """
+        found = CITATION.match(" ".join((docstring or "").split()))
+        if found is None:
+            raise ValueError(f"{module}: the docstring must begin with 'Authors: Title. Year, arXiv id.'")
+        slug = module.rpartition(".")[2].replace("_", "-")
+        return cls(slug, found["title"], found["authors"], int(found["year"]), found["arxiv"])
+
+    def figure(self, *, minutes: float, claims: int, small: dict | None = None) -> Callable:
+        """Register a function as a figure.
+
+        It returns the matplotlib figure, the data as xarray's Dataset takes it (name -> (dimensions, array)), and a
+        list of claims. Its keyword arguments have the values of the full figure as defaults; its docstring is the
+        caption.
+
+        Parameters
+        ----------
+        minutes : float
+            Usual time at full size.
+        claims : int
+            How many claims it makes.
+        small : dict, optional
+            Settings of a smaller run, for checks: fewer runs or points, never other numbers that a claim rests on.
+        """
+
+        def register(function):
+            found = Figure(self, function, claims, minutes, small or {})
+            for name, default in found.defaults.items():
+                if default is inspect.Parameter.empty:
+                    raise TypeError(f"{self.slug}, figure {found.name}: argument {name} needs a default")
+            found.settings("full", found.small)
+            self.figures[found.name] = found
+            return function
+
+        return register
+
+    @property
+    def citation(self) -> str:
+        """Authors, title, year, arXiv id."""
+        arxiv = f", arXiv {self.arxiv}" if self.arxiv else ""
+        return f"{self.authors}, {self.title}, {self.year}{arxiv}"
+
+    @property
+    def claims(self) -> int:
+        """Number of claims of all figures."""
+        return sum(figure.claims for figure in self.figures.values())
+
+    @property
+    def minutes(self) -> float:
+        """Usual minutes of all figures at full size."""
+        return sum(figure.minutes for figure in self.figures.values())
+
+    def find(self, name: str) -> Figure:
+        """Return a figure by its name."""
+        if name not in self.figures:
+            raise ValueError(f"{self.slug} has no figure {name!r}; its figures are {', '.join(self.figures)}")
+        return self.figures[name]
+
+    def __repr__(self):
+        return f"<Paper {self.slug}: {self.citation}; figures {', '.join(self.figures)}>"

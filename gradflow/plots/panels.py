@@ -1,0 +1,76 @@
+"""Panels drawn by hand: colours by dynamics, and what every panel needs when its lines are drawn."""
+
+from __future__ import annotations
+
+from gradflow.plots.look import DASHES, GREY, kind_of, label_short_log_axis, shade
+
+
+def colours(dynamics, count: int | None = None):
+    """Colour of a dynamics as in all figures of the library, or `count` shades of it from dark to light.
+
+    Parameters
+    ----------
+    dynamics : flow or discrete rule
+    count : int, optional
+        How many shades.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> gf.plots.colours(gf.GradientFlow()), len(gf.plots.colours(gf.PolarFlow(), 4))
+    ('#000000', 4)
+    """
+    colour = kind_of(dynamics)[0]
+    if count is None:
+        return colour
+    return [shade(colour, place / max(count - 1, 1)) for place in range(count)]
+
+
+def reference(ax, value, label: str | None = None, *, axis: str = "y", number: int = 0) -> None:
+    """Thin grey line at a value that theory gives.
+
+    Parameters
+    ----------
+    ax : Axes
+    value : float
+    label : str, optional
+    axis : {"y", "x"}
+        On which the value lies.
+    number : int
+        Of the dash pattern, if there are several.
+    """
+    look = {"color": GREY, "linewidth": 1.1, "linestyle": DASHES[(number + 1) % len(DASHES)], "zorder": 1.5}
+    (ax.axhline if axis == "y" else ax.axvline)(value, label=label, **look)
+
+
+def finish(figure) -> None:
+    """Plain numbers on short logarithmic axes; legends, one for all panels if they have the same entries.
+
+    Parameters
+    ----------
+    figure : Figure
+        Whose lines are drawn, with their labels.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> fig, axes = gf.plots.subplots(1, 2)
+    >>> for ax in axes:
+    ...     _ = ax.plot([1.0, 2.0], [1.0, 2.0], label="a line")
+    >>> gf.plots.finish(fig)
+    >>> len(fig.legends), axes[0].get_legend() is None
+    (1, True)
+    """
+    labelled = [ax for ax in figure.axes if ax.get_legend_handles_labels()[1]]
+    for ax in figure.axes:
+        for axis, scale in ((ax.xaxis, ax.get_xscale()), (ax.yaxis, ax.get_yscale())):
+            if scale == "log":
+                label_short_log_axis(axis)
+    shared = len(labelled) > 1 and len({tuple(ax.get_legend_handles_labels()[1]) for ax in labelled}) == 1
+    if shared:
+        entries = labelled[0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside upper center", ncols=min(len(entries[1]), 6))
+        return
+    for ax in labelled:
+        if ax.get_legend() is None:
+            ax.legend(loc="best")
