@@ -209,7 +209,7 @@ def test_stiff_runs_are_handed_over():
     times = [
         [float(re.search(r"handed over .* t = (\S+):", one.notes[0])[1]) for one in batch] for batch in (lanes, single)
     ]
-    assert np.allclose(*times, rtol=1e-3)
+    assert np.allclose(*times, rtol=1e-2)
     assert {status.name for status in lanes.status} == {"REACHED_END"}
     assert lanes.counts["gradients"].sum() < 2 * single.counts["gradients"].sum()
     assert np.allclose(lanes.loss[:, -1], single.loss[:, -1], rtol=1e-4)

@@ -7,7 +7,7 @@ its result not on which lane it is.
 from llvmlite import ir
 from numba import njit, types
 
-from gradflow.kernels.matrices import INT, _Emitter, _generator
+from gradflow.kernels.matrices import INT, _Emitter, _generator, _wide_registers
 from gradflow.kernels.procedures import EXACT, integer_view, integers, intrinsic, procedure, view
 
 LANES = 8
@@ -86,7 +86,7 @@ def _multiply(shared, rows, cols, inner, a, row_step, a_step, b, b_step, column_
     """Block by block; the last blocks are moved back into C."""
     height, width = 1, 1
     if cols >= 5:
-        height, width = min(rows, 2), 5
+        height, width = min(rows, 2) if _wide_registers() else 1, 5
     elif rows >= 5:
         height = 5
     i = 0
