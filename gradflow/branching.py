@@ -47,7 +47,7 @@ class Kinks:
 
 def kinks_of(trajectory: Trajectory) -> Kinks:
     """What happened at the kinks of a run made with kinks="follow"."""
-    from gradflow.simulate import at_its_end
+    from gradflow.resuming import at_its_end
 
     if trajectory.run is None or trajectory.run.arguments.get("kinks") != "follow":
         raise ValueError("this run did not follow kinks: run a relu network with kinks='follow' (the default)")
@@ -94,7 +94,7 @@ def branches(trajectory: Trajectory, index: int = 0) -> list[tuple[float, Trajec
     >>> [(round(share, 2), path.end.round(3).tolist()) for share, path in gf.branches(run)]
     [(0.8, [0.996, 0.249, -0.379]), (0.2, [0.936, -0.547, -0.515])]
     """
-    from gradflow.simulate import make_trajectory, plan_of, point_maker
+    from gradflow.running import make_trajectory, plan_of, point_maker
     from gradflow.steppers.kinked_branches import branches as forked
 
     points = trajectory.kinks.branch_points

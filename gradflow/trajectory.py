@@ -206,7 +206,7 @@ class Trajectory:
 
     def state_at(self, t=None, **place) -> np.ndarray:
         """States (m, S) at times within the run; see :meth:`at`."""
-        from gradflow.simulate import revisit
+        from gradflow.resuming import revisit
 
         if (t is None) == (not place):
             raise ValueError("at: give either the time, or one other variable, e.g. at(log10_loss=-100)")
@@ -245,13 +245,13 @@ class Trajectory:
         **changes
             ``stop``, ``save_at``, ``max_gradients``, ``max_seconds``, ``progress`` for the rest of the run.
         """
-        from gradflow.simulate import extend
+        from gradflow.resuming import extend
 
         return extend(self, t_end, **changes)
 
     def error_estimate(self) -> np.ndarray:
         """Estimated error |theta - theta_tight| (T,), by a second run at a tenth of both tolerances."""
-        from gradflow.simulate import tightened
+        from gradflow.resuming import tightened
 
         return np.linalg.norm(self.theta - tightened(self, 0.1), axis=-1)
 

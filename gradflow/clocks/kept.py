@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Kept:
     _inside: object = None
     _newest: object = None
 
-    def add(self, moment, clock, state, interval=None) -> None:
+    def add(self, moment, clock, state, interval: Any = None) -> None:
         """Keep a moment of the step that `interval` knows; moments come in their order."""
         if moment is self._inside or moment is self._newest:
             return
@@ -56,7 +57,7 @@ class Kept:
             self.rows = [*self.rows[:1], *merged, *odd]
             self.stride *= 2
 
-    def rebased(self, moment, interval=None):
+    def rebased(self, moment, interval: Any = None):
         """The end of a step, with its time counted from the last kept moment on."""
         if self._inside is None:
             return moment

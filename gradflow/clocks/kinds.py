@@ -25,6 +25,10 @@ class Clock:
         """The clock's variable at a moment; 0 for a clock that is wound up where it begins."""
         return 0.0
 
+    def tau_at(self, log_elapsed: float, begin: float) -> float:
+        """The clock's variable at a time, where it knows it beforehand."""
+        return np.inf
+
     def fall(self, left, right) -> float:
         """How far log L falls from one moment to a later one, as this clock counts it; by the loss itself in others."""
         return right.s - left.s
@@ -228,12 +232,11 @@ class Normalised(Clock):
     """
 
     shown: Clock
+    name = "normalised"
     by_descent = True
 
-    @property
-    def name(self) -> str:
-        """Name of the clock that was asked for."""
-        return self.shown.name
+    def __str__(self):
+        return str(self.shown)
 
     def log_rate(self, tau, moment) -> float:
         """log(dt/dT)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def point_of(march, phase, moment) -> Point:
     return Point(march.plan.problem, march.plan.dynamics, None, elapsed, state, value, velocity)
 
 
-def first_event(march, phase, view):
+def first_event(march, phase, view) -> Any:
     """Crossings of the events in a step up to the first terminal one: (moment, status) or None, and the crossings."""
     found = []
     for index, event in enumerate(march.plan.events):

@@ -223,9 +223,8 @@ class March:
             return phase.moment.tau + LONGEST_IN_POLAR
         for target, _ in self.plan.ends:
             if clock.by_descent and target.kind == "s" and not isinstance(clock, Normalised):
-                probe = replace(phase.moment, s=target.value + 1e-7 * max(1.0, abs(target.value)))
-                tau = clock.reading(probe)
-                last = min(last, tau if tau > phase.moment.tau else phase.moment.tau + 1e-6)
+                ahead = clock.reading(replace(phase.moment, s=target.value)) - clock.reading(phase.moment)
+                last = min(last, phase.moment.tau + 1.001 * max(ahead, 0.0) + 1e-9)
             elif clock.exact_time and target.kind == "log_elapsed":
                 last = min(last, clock.tau_at(target.value, phase.begin))
         return last
@@ -290,7 +289,7 @@ class March:
             )
         return status
 
-    def _within(self, phase, view):
+    def _within(self, phase, view) -> Any:
         """Saves, crossings and ends within the last step: (moment, status) of the end, or None."""
         ends = [(view.find(target), status) for target, status in self.plan.ends if target.passed(view.right)]
         terminal, crossings = first_event(self, phase, view)

@@ -158,6 +158,7 @@ class PolarBase(Base):
 
     def __init__(self, problem, dynamics, log_start):
         super().__init__(problem, dynamics)
+        self.plain = self.symmetric = False
         self.degree = problem.network.degree
         self.floor = -25.0 * np.log(10.0) / self.degree
         self.log_start = log_start

@@ -45,8 +45,9 @@ class Automatic:
     def _start(self, problem, theta0):
         """Relative for a tiny start of a homogeneous network, physical time else."""
         degree, size = getattr(problem.network, "degree", None), float(np.linalg.norm(theta0))
-        tiny = degree is not None and 0.0 < size < (SMALL if degree >= 3 else TINY)
-        return Relative() if tiny and degree >= 2 else self._ordinary()
+        degree = 0 if degree is None else degree
+        tiny = degree >= 2 and 0.0 < size < (SMALL if degree >= 3 else TINY)
+        return Relative() if tiny else self._ordinary()
 
     def _ordinary(self):
         """The clock of an ordinary start."""
@@ -64,7 +65,7 @@ class Automatic:
             why, self._why = self._why, None
             return Time(), why
         moment, name = phase.moment, phase.clock.name
-        if name != "log_loss" and moment.log_loss < self._fitted:
+        if not phase.clock.by_descent and moment.log_loss < self._fitted:
             return LogLoss(), "every sample is fitted: the loss falls like an exponential of the margins"
         if name == "relative" and moment.s > -np.log(ESCAPED):
             return Time(), "the first plateau is left"

@@ -19,6 +19,7 @@ MOST_LOG_LOSS = 1e4
 LEAST_LOSS = 1e-300
 LONGEST_PLATEAU = 10.0
 LONGEST_TIME = 1e15
+MOST_GRADIENTS_AT_KINKS = 200_000
 
 
 def goes_beyond_time(problem, theta0, clock, t_end, save_at, events) -> bool:
@@ -26,7 +27,7 @@ def goes_beyond_time(problem, theta0, clock, t_end, save_at, events) -> bool:
     places = [t_end, *(save_at if isinstance(save_at, list | tuple) else [save_at])]
     if any(isinstance(place, At | Every) for place in places):
         return True
-    if any(isinstance(event, LossBelow) and 0.0 <= event.level < LEAST_LOSS for event in events):
+    if any(isinstance(event, LossBelow) and 0.0 <= float(event.level or 0.0) < LEAST_LOSS for event in events):
         return True
     if clock != "auto":
         return False
@@ -37,12 +38,16 @@ def goes_beyond_time(problem, theta0, clock, t_end, save_at, events) -> bool:
 
 def clocked(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory:
     """Trajectory of prepared dynamics from a start in the clocks that the arguments ask for."""
-    from gradflow.simulate import call_as_config
+    from gradflow.running import call_as_config
 
     arguments = arguments | {"theta0": np.array(theta0)}
+    if problem.network.kinked:
+        arguments["max_gradients"] = min(arguments["max_gradients"], MOST_GRADIENTS_AT_KINKS)
     status, way = march(problem, theta0, dynamics, arguments, interrupt)
     record, states = way.kept.record(way.switches, arguments["t_start"]), np.stack([row.state for row in way.kept.rows])
     notes, records, t = way.notes, {}, record.t
+    if problem.network.kinked:
+        notes.append("kinks are not followed in a clock: the plain stepper runs over them")
     theta = dynamics.unpack(problem, states)
     for name, (function, _) in arguments["record"].items():
         try:
@@ -142,8 +147,9 @@ def _ends(arguments, log_start) -> tuple[list, list]:
     for event in arguments["events"]:
         if isinstance(event, LossBelow):
             given = ("log10_loss", event.log10) if event.log10 is not None else ("loss", event.level)
-            if given[0] == "log10_loss" or given[1] > 0.0:
-                ends.append((target(*given, log_start, begin), Status.LOSS_BELOW))
+            name, value = given[0], float(given[1] or 0.0)
+            if name == "log10_loss" or value > 0.0:
+                ends.append((target(name, value, log_start, begin), Status.LOSS_BELOW))
         else:
             events.append(event)
     return ends, events
@@ -171,7 +177,7 @@ def _series(arguments, clock, log_start, ends):
         return found, 0
     if isinstance(save_at, str):
         return [], 200
-    count = int(save_at)
+    count = int(save_at)  # pyright: ignore[reportArgumentType]
     if count < 2:
         raise ValueError(f"save_at = {save_at}: at least 2 points, the start and the end")
     if len(ends) == 1 and ends[0][0].kind == "s" and clock.by_descent:

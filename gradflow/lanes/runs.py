@@ -140,7 +140,7 @@ class Lanes:
 
     def _finished(self, run: int, arguments: dict) -> Trajectory:
         """A run taken on from where its lane left it, by the stepper of single runs."""
-        from gradflow.simulate import plan_of, point_maker
+        from gradflow.running import plan_of, point_maker
 
         snapshot = self._snapshot(run, KEPT)
         stepper = make_stepper(self.problem, self.dynamics, snapshot["t"], snapshot["state"], arguments)
@@ -154,7 +154,7 @@ class Lanes:
         return self._trajectory(arguments, outcome, stepper)
 
     def _trajectory(self, arguments, outcome, end) -> Trajectory:
-        from gradflow.simulate import make_trajectory
+        from gradflow.running import make_trajectory
 
         arguments = arguments | {"record": self.records}
         made = make_trajectory(self.problem, self.dynamics, arguments, outcome, end, self.grid)

@@ -1,0 +1,117 @@
+"""Checks of the arguments of simulate, and what follows from them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradflow.arguments import positive
+from gradflow.clocks.targets import At
+from gradflow.dynamics.flow import GradientFlow
+from gradflow.networks import FullyConnected
+from gradflow.steppers.choose import FixedStep
+
+MOST_GRADIENTS = 10_000_000
+MOST_GRADIENTS_AT_KINKS = 200_000
+KINKS = ("follow", "ignore", "implicit")
+AT_BRANCH = ("likely", "active", "inactive", "stay", "stop")
+
+
+def sequence_of(value, name) -> list:
+    """Stops or events as a list."""
+    items = list(value) if isinstance(value, Sequence) else [value]
+    for item in items:
+        if not hasattr(item, "measure"):
+            raise TypeError(
+                f"{name} = {item!r}: must be a stop or an event, such as gf.LossBelow(1e-6) or gf.Event(...)"
+            )
+    return items
+
+
+def checked_end(t_end, t_start) -> Any:
+    """End of a run: a number, a place in another variable, or infinity."""
+    if not np.isfinite(t_start):
+        raise ValueError(f"t_start = {t_start}: must be finite")
+    if t_end is None:
+        return np.inf
+    if isinstance(t_end, At):
+        return t_end
+    try:
+        end = float(t_end)
+    except (TypeError, ValueError):
+        raise TypeError(f"t_end = {t_end!r}: must be a number") from None
+    if not (np.isfinite(end) and end > t_start):
+        raise ValueError(f"t_end = {t_end}: must be finite and later than t_start = {t_start:g}")
+    return end
+
+
+def checked_atol(atol):
+    """Absolute tolerance as a number, an array, or None for the default."""
+    if atol is None:
+        return None
+    values = np.asarray(atol, dtype=float)
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"atol = {atol}: must be finite and not negative")
+    return float(values) if values.ndim == 0 else values
+
+
+def absolute_tolerance(problem, dynamics, state, arguments):
+    """Absolute tolerance as given, or rtol/100 times the scale of the start; one number where all entries agree."""
+    if arguments["atol"] is not None or dynamics.discrete:
+        return arguments["atol"]
+    atol = 1e-2 * arguments["rtol"] * dynamics.scale(problem, np.asarray(state))
+    return float(atol[0]) if (atol == atol[0]).all() else atol
+
+
+def checked_branch(at_branch) -> str:
+    """Choice at a branch point, if it is a known one."""
+    if at_branch not in AT_BRANCH:
+        raise ValueError(f"at_branch = {at_branch!r}: choose one of {', '.join(AT_BRANCH)}")
+    return at_branch
+
+
+def treatment_of_kinks(problem, dynamics, solver, kinks) -> tuple[str, str]:
+    """How the kinks of a run are treated, "none" where there are none, and what its reader should know."""
+    if kinks not in KINKS:
+        raise ValueError(f"kinks = {kinks!r}: choose one of {', '.join(KINKS)}")
+    if not problem.network.kinked or dynamics.discrete:
+        return "none", ""
+    plain = type(dynamics) is GradientFlow and dynamics.rates is None
+    followed = plain and isinstance(problem.network, FullyConnected) and not problem.network.skips
+    if kinks == "implicit":
+        if not (followed and isinstance(solver, FixedStep) and solver.method == "euler"):
+            raise ValueError(
+                "kinks = 'implicit' needs the plain flow of a fully connected network without skips, and"
+                " solver=gf.FixedStep('euler', step=...)"
+            )
+        return "implicit", ""
+    if kinks == "ignore":
+        return "ignore", ""
+    if not followed:
+        return "ignore", f"kinks are not followed for {dynamics!r} on {problem.network}: the plain stepper is used"
+    if str(solver) not in ("auto", "dop853", "rk45"):
+        return "ignore", f"kinks are not followed by the solver {solver}: give 'auto', 'rk45' or 'dop853'"
+    return "follow", ""
+
+
+def most_gradients(arguments, given) -> int:
+    """The cap: lower for flows that may chatter on kinks."""
+    if given is not None:
+        return int(positive(given, "max_gradients"))
+    return MOST_GRADIENTS_AT_KINKS if arguments["kinks"] == "ignore" else MOST_GRADIENTS
+
+
+def warn_of_many_kinks(problem) -> None:
+    """Say before a long run through kinks what to expect."""
+    from gradflow.kinks.estimate import MANY, expected_events
+
+    expected = expected_events(problem)
+    if expected > MANY:
+        warnings.warn(
+            f"about {expected:.0e} kink events are expected, at ten gradients each; gf.GD with small steps,"
+            " kinks='implicit' or a smooth activation are the alternatives",
+            stacklevel=4,
+        )

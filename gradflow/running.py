@@ -1,0 +1,112 @@
+"""From the arguments of a call to a stepper and its plan, and from what came out to a trajectory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradflow.config import to_config, versions
+from gradflow.dynamics.discrete import SGD
+from gradflow.events import Point
+from gradflow.loop import SLICE_SECONDS, Plan
+from gradflow.status import Status
+from gradflow.steppers.choose import make_field, make_stepper
+from gradflow.trajectory import Record, Run, Trajectory
+
+
+def stepper_at(problem, dynamics, t, state, arguments):
+    """Stepper at a state, and the maker of points for its events."""
+    stepper = make_stepper(problem, dynamics, t, state, arguments)
+    return stepper, point_maker(problem, dynamics, stepper)
+
+
+def point_maker(problem, dynamics, stepper):
+    """Function that makes the points which events look at; for SGD they see the objective on all samples."""
+    stochastic = isinstance(dynamics, SGD)
+    if stochastic:
+        field = stepper.full_field
+    else:
+        field = getattr(stepper, "field", None) or make_field(problem, dynamics, problem.kernel)
+
+    def make_point(t, state, value=None, velocity=None):
+        if stochastic:
+            value = velocity = None
+        return Point(problem, dynamics, field, t, state, value, velocity)
+
+    return make_point
+
+
+def plan_of(problem, dynamics, arguments, times) -> Plan:
+    """The loop's plan for a call."""
+    kernel = problem.kernel
+    cost = 1e-9 * kernel.flops + (2e-6 if kernel.compiled and dynamics.compiled else 2e-4)
+    save_at = arguments["save_at"]
+    return Plan(
+        t_end=arguments["t_end"],
+        times=times,
+        most_points=save_at if isinstance(save_at, int) else 200,
+        events=arguments["events"],
+        max_gradients=arguments["max_gradients"],
+        max_seconds=arguments["max_seconds"],
+        slice_gradients=max(100, int(SLICE_SECONDS / cost)),
+        progress=arguments["progress"],
+        discrete=dynamics.discrete,
+        stochastic=isinstance(dynamics, SGD),
+    )
+
+
+def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid) -> Trajectory:
+    """Trajectory of an outcome: points of the grid kept, records taken."""
+    said = (arguments["kink_note"], getattr(stepper, "message", ""))
+    notes = [*outcome.notes, *getattr(stepper, "notes", []), *filter(None, said)]
+    records = {}
+    theta = dynamics.unpack(problem, outcome.states)
+    keep = np.ones(outcome.t.size, bool) if grid is None else np.isin(outcome.t, grid)
+    keep[-1] = True
+    for name, (function, own_grid) in arguments["record"].items():
+        chosen = keep if own_grid is None else np.isin(outcome.t, own_grid)
+        try:
+            values = [np.asarray(function(problem, row), dtype=np.float64) for row in theta[chosen]]
+            records[name] = Record(outcome.t[chosen], np.stack(values))
+        except Exception as error:  # a failing measure must not cost the run
+            notes.append(f"record {name!r} failed: {type(error).__name__}: {error}")
+    counts = dict(stepper.counts)
+    counts["gradients"] += outcome.extra_gradients
+    counts["seconds"] = outcome.seconds
+    return Trajectory(
+        problem,
+        dynamics,
+        outcome.t[keep],
+        outcome.states if keep.all() else outcome.states[keep],
+        _status(arguments, outcome, stepper),
+        counts,
+        events=outcome.crossings,
+        records=records,
+        notes=notes,
+        run=Run(dynamics, arguments, outcome.snapshots),
+        config=call_as_config(problem, dynamics, arguments),
+    )
+
+
+def call_as_config(problem, dynamics, arguments) -> dict:
+    """The call as JSON, with versions and commit."""
+    kept = ("t_end", "t_start", "save_at", "rtol", "atol", "max_gradients", "clock")
+    return {
+        "network": to_config(problem.network),
+        "loss": to_config(problem.loss),
+        "decay": problem.decay,
+        "dynamics": to_config(dynamics),
+        "solver": str(arguments["solver"]),
+        **{key: to_config(arguments[key]) for key in kept},
+        "stops": [repr(event) for event in arguments["events"]],
+        "versions": versions(),
+    }
+
+
+def _status(arguments, outcome, stepper) -> Status:
+    """Status of a run; out of budget by tiny steps on a network with kinks means stalled at a kink."""
+    spent = outcome.status in (Status.GRADIENT_BUDGET, Status.STEP_TOO_SMALL)
+    if spent and arguments["kinks"] == "ignore" and np.isfinite(arguments["t_end"]):
+        remaining = (arguments["t_end"] - stepper.t) / max(stepper.t - stepper.t_before, 1e-300)
+        if 10 * remaining > arguments["max_gradients"]:
+            return Status.STALLED_AT_KINK
+    return outcome.status
