@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
+from functools import lru_cache
 
 _threads: int | None = None
 
@@ -45,7 +47,15 @@ def get_threads() -> int:
 @contextmanager
 def single_blas_thread():
     """Hold BLAS at one thread: small products lose 200x to spinning threads."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _pools(tuple(name in sys.modules for name in ("numpy", "scipy.linalg", "torch", "sklearn"))).limit(
+        limits=1, user_api="blas"
+    ):
         yield
+
+
+@lru_cache(maxsize=1)
+def _pools(loaded: tuple[bool, ...]):
+    """Thread pools of the libraries, looked for once for each set of loaded packages: a look takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

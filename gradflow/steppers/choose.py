@@ -146,7 +146,7 @@ def _adaptive(problem, dynamics, field, t, state, name, rtol, atol):
     if name == "auto":
         from gradflow.steppers.auto import Auto
 
-        return Auto(field, t, state, rtol=rtol, atol=atol, symmetric=symmetric)
+        return Auto(field, t, state, rtol=rtol, atol=atol, symmetric=symmetric, kinked=problem.network.kinked)
     if name == "stabilised":
         from gradflow.steppers.stabilised import Stabilised
 

@@ -1,0 +1,1 @@
+"""The solvers that the benchmark compares, one small function each."""
