@@ -1,12 +1,13 @@
 """gradflow: the training dynamics of small neural networks, computed like orbits."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from gradflow import clocks, data, exact, losses, measure
 from gradflow.activations import Activation
 from gradflow.batch import Batch
-from gradflow.clocks.targets import at, every
 from gradflow.branching import branches
+from gradflow.clocks.targets import at, every
 from gradflow.compare import Comparison, compare
 from gradflow.dynamics import GD, SGD, Flow, GradientFlow, LMFlow, Momentum, PolarFlow, PowerRate, WeightNormFlow
 from gradflow.events import Event, ExcessLossBelow, GradientBelow, LossBelow, Stationary
@@ -18,6 +19,10 @@ from gradflow.status import Status
 from gradflow.steppers.choose import FixedStep
 from gradflow.threads import get_threads, set_threads
 from gradflow.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from gradflow import papers, plots
+    from gradflow.papers import Claim, Paper, reproduce
 
 __version__ = "0.1.0"
 

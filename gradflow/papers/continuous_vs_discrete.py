@@ -31,7 +31,7 @@ def curvature_bound(problem, theta):
     return -(len(norms) - 1) * np.sqrt(2 * problem.value(theta)) * max(rest)
 
 
-@PAPER.figure(minutes=0.7, claims=11, small={"certified": (0.05,)})
+@PAPER.figure(minutes=0.3, claims=11, small={"certified": (0.05,)})
 def certificates(steps=(0.05, 0.025, 0.0125, 0.00625), certified=(0.1, 0.05, 0.0125)):
     """Deep linear networks of depth 2 and 3, balanced start near zero.
 
@@ -113,7 +113,7 @@ def step_sizes(problem, theta0, step, ratios, t_end, axes, name):
     return runs, apart
 
 
-@PAPER.figure(minutes=1, claims=6, small={"ratios": (1, 2, 5)})
+@PAPER.figure(minutes=0.3, claims=6, small={"ratios": (1, 2, 5)})
 def clouds(ratios=(1, 2, 5, 10, 20), step=0.05, t_end=50.0):
     """Four Gaussian clouds, widths 16-12-12-4, cross-entropy: loss and distances of descent with several steps.
 
@@ -200,7 +200,7 @@ def digits_through_kinks(n=200, width=20, steps=(0.02, 0.01, 0.005, 0.0025), t_e
         apart.append(np.linalg.norm(run.theta - flow.theta, axis=1))
         ax.semilogy(times[1:], apart[-1][1:], color=colour, label=f"GD, $h = {h:g}$")
     ax.semilogy(times[1:], gone[1:], color="0.6", label="flow from its start")
-    ax.set(xlabel=r"time $t = k h$", ylabel="distance")
+    ax.set(xlabel=r"time $t = k h$", ylabel="distance", ylim=(1e-6, 20))
     apart = np.array(apart)
     largest = apart.max(1)
     return fig, {"t": ("t", times), "h": ("h", list(steps)), "distance": (("h", "t"), apart), "gone": ("t", gone)}, [

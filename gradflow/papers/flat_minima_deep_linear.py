@@ -13,6 +13,8 @@ import numpy as np
 import gradflow as gf
 
 PAPER = gf.Paper.cited(__name__, __doc__)
+STEPS = {0.005: 40_000, 0.02: 10_000, 0.07: 4000, 0.1: 4000}
+SCALES = {3: (0.003, 0.03, 0.1, 0.3, 0.5), 5: (0.02, 0.05, 0.1, 0.25, 0.4), 10: (0.25, 0.35, 0.45)}
 
 
 def regression(network):
@@ -48,9 +50,7 @@ def excesses(problem, theta, start):
 
 
 @PAPER.figure(minutes=0.3, claims=8, small={"scales": {3: (0.003, 0.1, 0.5), 5: (0.05, 0.4)}})
-def flow_sharpness(
-    scales={3: (0.003, 0.03, 0.1, 0.3, 0.5), 5: (0.02, 0.05, 0.1, 0.25, 0.4), 10: (0.25, 0.35, 0.45)},  # noqa: B006
-):
+def flow_sharpness(scales=SCALES):
     """Where the flow ends, against the scale of the start: sharpness over its lower bound, and misalignment.
 
     Crosses at the left: the balanced minimum, the limit of small scales.
@@ -100,10 +100,7 @@ def flow_sharpness(
     ]  # fmt: skip
 
 
-STEPS = {0.005: 40_000, 0.02: 10_000, 0.07: 4000, 0.1: 4000}
-
-
-@PAPER.figure(minutes=2, claims=6, small={"scales": (0.25, 0.4), "repetitions": 2, "steps": (0.07, 0.1)})
+@PAPER.figure(minutes=0.3, claims=6, small={"scales": (0.25, 0.4), "repetitions": 2, "steps": (0.07, 0.1)})
 def descent_sharpness(
     scales=(0.25, 0.29, 0.33, 0.37, 0.4, 0.44, 0.48, 0.52, 0.56, 0.6), repetitions=4, steps=tuple(STEPS)
 ):
@@ -152,7 +149,7 @@ def descent_sharpness(
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=1, claims=6, small={"depths": (5, 10, 20), "repetitions": 2, "steps": 9})
+@PAPER.figure(minutes=0.5, claims=6, small={"depths": (5, 10, 20), "repetitions": 2, "steps": 9})
 def critical_step(depths=(5, 10, 20, 40), repetitions=10, steps=25, iterations=1000, strength=0.25):
     """Residual networks: squared distance to the solution after a thousand steps of descent, against the step.
 

@@ -16,7 +16,7 @@ LIBRARY = Path(__file__).resolve().parents[1]
 
 def provenance(figure: Figure, size: str, overrides: dict) -> dict:
     """Everything that is needed to repeat a figure, as JSON."""
-    settings = to_config(figure.settings(size, overrides))
+    settings = {name: to_config(value) for name, value in figure.settings(size, overrides).items()}
     seeds = {name: value for name, value in settings.items() if "seed" in name}
     arguments = "".join(f", {name}={value!r}" for name, value in overrides.items())
     facts = {

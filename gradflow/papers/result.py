@@ -8,6 +8,7 @@ import json
 import os
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from gradflow.papers.claim import Claim
 
@@ -49,9 +50,9 @@ class Result:
         return self._picture is not None
 
     @property
-    def figure(self):
+    def figure(self) -> Any:
         """The matplotlib figure."""
-        if self._figure is None:
+        if self._figure is None and self._picture is not None:
             self._figure = _image_as_figure(self._picture)
         return self._figure
 

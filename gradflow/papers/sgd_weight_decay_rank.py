@@ -202,7 +202,7 @@ def null_space(steps=200):
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=3, claims=4, small={"batches": (4, 64), "rates": (0.02, 0.2), "decays": (0.0, 4e-3)})
+@PAPER.figure(minutes=1.3, claims=4, small={"batches": (4, 64), "rates": (0.02, 0.2), "decays": (0.0, 4e-3)})
 def digits(
     batches=(4, 16, 64), rates=(0.02, 0.05, 0.1, 0.2), decays=(0.0, 5e-4, 1e-3, 2e-3, 4e-3), steps=12_000, seed=0
 ):

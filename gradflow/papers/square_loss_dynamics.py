@@ -34,7 +34,7 @@ def start(problem, rho, flip=True):
     return flow.unpack(problem, state)
 
 
-@PAPER.figure(minutes=0.7, claims=10, small={"radii": (0.01, 1.0, 30.0), "decays": (0.0, 1e-2)})
+@PAPER.figure(minutes=0.2, claims=10, small={"radii": (0.01, 1.0, 30.0), "decays": (0.0, 1e-2)})
 def rho_and_margin(radii=RADII, decays=(0.0, 1e-3, 1e-2), t_end=2000.0):
     """Scale rho(t) of the normalised flow from several rho(0), and where it ends.
 
@@ -200,7 +200,7 @@ def relu_reference(runs=((0.1, 0.1), (0.1, 1.0), (0.1, 3.0), (0.01, 0.1), (0.01,
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=0.5, claims=6, small={"batch": 50})
+@PAPER.figure(minutes=0.9, claims=6, small={"batch": 50})
 def digits(radii=(1.0, 30.0), decays=(0.0, 1e-2), n=200, width=20, step=0.01, batch=20, t_end=200.0, seed=0):
     """Handwritten 3 and 5 (200 images of 14 x 14 pixels of norm one), ReLU 196-20-1, normalised layers.
 

@@ -1,0 +1,148 @@
+"""Alternating proximal and gradient steps: the relaxed variable splitting method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradflow.arguments import positive
+
+
+@dataclass(frozen=True)
+class SplittingRun:
+    """Iterates of :func:`relaxed_splitting`.
+
+    Attributes
+    ----------
+    w, u : ndarray (K + 1, d)
+        Weights on the unit sphere, and their sparse copies.
+    lagrangian : ndarray (K + 1,)
+        L(u, w) after each step.
+    converged : bool
+        Whether the last step was shorter than the tolerance.
+    """
+
+    w: np.ndarray
+    u: np.ndarray
+    lagrangian: np.ndarray
+    converged: bool
+
+
+def relaxed_splitting(
+    problem, start, penalty, *, strength: float, coupling: float, step: float, tolerance=1e-14, max_steps=100_000
+) -> SplittingRun:
+    r"""Relaxed variable splitting for a sparse weight vector on the unit sphere.
+
+    .. math:: u^+ = \mathrm{prox}_{(\lambda/\beta) P}(w), \qquad
+        \tilde w = w - h\,\nabla F(w) - h\beta (w - u^+), \qquad w^+ = \tilde w / |\tilde w|
+
+    descends :math:`L(u, w) = F(w) + \lambda P(u) + \frac\beta2 |w - u|^2`. For h to 0 it follows the flow on the
+    sphere, :func:`sphere_flow`.
+
+    Parameters
+    ----------
+    problem : object
+        With ``value`` and ``gradient`` of a vector.
+    start : array_like (d,)
+        Normalised here.
+    penalty : penalty
+        For example ``gradflow.penalties.L1()``.
+    strength, coupling, step : float
+        lambda, beta and h, positive.
+    tolerance : float
+        The iteration ends when w moves less.
+    max_steps : int
+        Cap on the steps.
+
+    Returns
+    -------
+    SplittingRun
+
+    References
+    ----------
+    T. Dinh, J. Xin, arXiv 1812.05719.
+
+    Examples
+    --------
+    >>> from gradflow.penalties import L0
+    >>> from gradflow.population import ConvolutionalPopulation
+    >>> problem = ConvolutionalPopulation([0.6, 0.8, 0.0], patches=3)
+    >>> run = relaxed_splitting(problem, [1.0, 1.0, 1.0], L0(), strength=0.001, coupling=0.02, step=0.5)
+    >>> run.converged, run.u[-1].round(6).tolist()
+    (True, [0.6, 0.8, 0.0])
+    """
+    strength, coupling = positive(strength, "strength"), positive(coupling, "coupling")
+    step, threshold = positive(step, "step"), strength / coupling
+    w = np.array(start, dtype=np.float64)
+    if w.ndim != 1 or not np.linalg.norm(w) > 0:
+        raise ValueError(f"start has shape {w.shape}: give a vector that is not zero")
+    w /= np.linalg.norm(w)
+    ws, us = [w], [penalty.prox(w, threshold)]
+    converged = False
+    while not converged and len(ws) <= max_steps:
+        u = penalty.prox(w, threshold)
+        moved = w - step * (problem.gradient(w) + coupling * (w - u))
+        moved /= np.linalg.norm(moved)
+        converged = bool(np.linalg.norm(moved - w) < tolerance)
+        w = moved
+        ws.append(w)
+        us.append(penalty.prox(w, threshold))
+    w, u = np.array(ws), np.array(us)
+    lagrangian = problem.value(w) + strength * penalty.value(u) + coupling / 2 * ((w - u) ** 2).sum(1)
+    return SplittingRun(w, u, lagrangian, converged)
+
+
+@dataclass(frozen=True)
+class SphereRun:
+    """Flow on the sphere: times (T,) and weights (T, d)."""
+
+    t: np.ndarray
+    w: np.ndarray
+
+
+def sphere_flow(
+    problem, start, times, penalty=None, *, strength: float = 0.0, coupling: float = 0.0, rtol: float = 1e-10
+) -> SphereRun:
+    r"""Flow on the unit sphere that the relaxed splitting follows for small steps.
+
+    .. math:: w' = -(I - w w^T)\big[\nabla F(w) + \beta (w - \mathrm{prox}_{(\lambda/\beta) P}(w))\big]
+
+    Without a penalty it is the normalised gradient flow of F. Integrated by scipy's DOP853.
+
+    Parameters
+    ----------
+    problem, start, penalty, strength, coupling
+        As for :func:`relaxed_splitting`.
+    times : array_like (T,)
+        Increasing, from 0.
+    rtol : float
+        Relative tolerance.
+
+    Returns
+    -------
+    SphereRun
+
+    Examples
+    --------
+    >>> from gradflow.population import ConvolutionalPopulation
+    >>> problem = ConvolutionalPopulation([1.0, 0.0], patches=2)
+    >>> run = sphere_flow(problem, [0.0, 1.0], [0.0, 40.0])
+    >>> bool(problem.angle(run.w[-1]) < 1e-5)
+    True
+    """
+    from scipy.integrate import solve_ivp
+
+    times, w0 = np.asarray(times, dtype=float), np.array(start, dtype=np.float64)
+    threshold = strength / coupling if penalty is not None else 0.0
+
+    def velocity(_, w):
+        force = problem.gradient(w)
+        if penalty is not None:
+            force = force + coupling * (w - penalty.prox(w, threshold))
+        return (w @ force) / (w @ w) * w - force
+
+    found = solve_ivp(
+        velocity, (times[0], times[-1]), w0 / np.linalg.norm(w0), "DOP853", times, rtol=rtol, atol=1e-2 * rtol
+    )
+    return SphereRun(found.t, found.y.T)
