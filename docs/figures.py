@@ -46,7 +46,8 @@ def branch_fan():
     for (share, path), name in zip(paths, ("active", "inactive"), strict=True):
         measured = active if name == "active" else 1 - active
         label = f"flow, {name} side: share {share:.2f}; of 4,000 GD runs {measured:.2f}"
-        ax.plot(path.t, path.theta[:, 1], color="black" if name == "active" else "#0072B2", lw=4, alpha=0.5, label=label)
+        colour = "black" if name == "active" else "#0072B2"
+        ax.plot(path.t, path.theta[:, 1], color=colour, lw=4, alpha=0.5, label=label)
     ax.plot([], [], color="#D55E00", lw=0.8, label="GD, $h = 0.001$ (200 of the runs)")
     ax.set(xlabel="time $t$", ylabel="pre-activation on sample 2")
     figure.legend(loc="outside upper center")

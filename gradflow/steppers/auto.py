@@ -7,7 +7,6 @@ from gradflow.steppers.explicit import Explicit
 from gradflow.steppers.stabilised import Stabilised
 from gradflow.steppers.stiff import Stiff
 
-
 LOOSE = (1e-4, 1e-3)
 """Relative tolerances at which a run begins with the stabilised method; looser ones can miss a saddle."""
 
