@@ -16,8 +16,7 @@ _PAUSED, _REACHED_END, _LOSS_BELOW = int(Status.PAUSED), int(Status.REACHED_END)
 _STEP_TOO_SMALL, _DIVERGED, _BUDGET = int(Status.STEP_TOO_SMALL), int(Status.DIVERGED), int(Status.GRADIENT_BUDGET)
 _FAILED, _NOT_FINITE, _UNFINISHED, _SOLVED = 0, 1, 2, 3
 
-_SAFETY = 0.8
-_NEWTON_STEPS, _KRYLOV_STEPS, _TRUSTED_STEPS, _EXACT_STEPS = 5, 500, 20, 64
+_SAFETY, _NEWTON_STEPS, _KRYLOV_STEPS, _TRUSTED_STEPS, _EXACT_STEPS = 0.8, 5, 500, 20, 64
 
 
 def blend(out, a, x, b, y):
@@ -88,9 +87,12 @@ def multiply(rhs, method, limits, memory, now, t, c):
     now["since_jacobian"] += 1
     now["since_factors"] += 1
     if not now["exact"]:
-        epsilon = now["spacing"] / math.sqrt(inner(m.direction, m.direction))
-        blend(m.trial, 1.0, m.point, epsilon, m.direction)
-        value = evaluate(rhs, limits, now, t, m.trial, m.image)
+        for epsilon in (now["spacing"], -now["spacing"]):
+            epsilon /= math.sqrt(inner(m.direction, m.direction))
+            blend(m.trial, 1.0, m.point, epsilon, m.direction)
+            value = evaluate(rhs, limits, now, t, m.trial, m.image)
+            if math.isfinite(value):
+                break
         blend(m.image, -c / epsilon, m.image, c / epsilon, m.slope)
         blend(m.image, 1.0, m.image, 1.0, m.direction)
         return math.isfinite(value)
