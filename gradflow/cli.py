@@ -1,4 +1,4 @@
-"""The command `gradflow`: run, demo, info."""
+"""The command `gradflow`: run, demo, info; papers, reproduce, check."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ EXAMPLES = """examples:
       flows and gradient descent from one start; writes trajectories, a picture and a table
   gradflow info runs/first/plain.nc
       what a stored trajectory holds
+  gradflow papers; gradflow reproduce weight-norm-diagonal --size small; gradflow check
+      papers on the shelf; a figure made anew; all claims checked
 
 exit codes: 0 done; 1 a run did not reach its end (it is named); 2 bad arguments
 """
