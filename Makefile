@@ -26,10 +26,10 @@ demo: .venv/ready
 	$(BIN)/gradflow demo --out figures
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-all: .venv/ready
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or not slow"
 
 figures: .venv/ready
 	$(BIN)/gradflow reproduce --jobs 2 --out figures

@@ -19,12 +19,12 @@ def extend(trajectory: Trajectory, t_end: float, **changes) -> Trajectory:
     allowed = {"stop", "save_at", "max_gradients", "max_seconds", "progress"}
     if changes.keys() - allowed:
         raise TypeError(f"extend: unknown arguments {sorted(changes.keys() - allowed)}; known are {sorted(allowed)}")
-    run = _run_of(trajectory)
     if trajectory.clocked is not None:
         from gradflow.clocks.again import extended
 
         stops = {"events": sequence_of(changes.pop("stop", ()), "stop")}
-        return extended(trajectory, checked_end(t_end, run.arguments["t_start"]), stops | changes)
+        return extended(trajectory, checked_end(t_end, trajectory.clocked.t_start), stops | changes)
+    run = _run_of(trajectory)
     if not (np.isfinite(t_end) and t_end > trajectory.t_end):
         raise ValueError(f"t_end = {t_end}: must be finite and later than the end so far, {trajectory.t_end:g}")
     arguments = run.arguments | {"t_end": float(t_end), "events": sequence_of(changes.pop("stop", ()), "stop")}

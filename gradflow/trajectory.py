@@ -224,7 +224,7 @@ class Trajectory:
         order = np.argsort(times, kind="stable")
         states = np.empty((times.size, self.states.shape[1]))
         states[order] = revisit(self, times[order])
-        return states[0] if np.ndim(t) == 0 else states
+        return states[0] if np.ndim(np.asarray(t)) == 0 else states
 
     def measure(self, function: Callable, name: str | None = None) -> np.ndarray:
         """Values of a measure ``function(problem, theta)`` at the saved times, (T, ...)."""

@@ -49,6 +49,7 @@ class Plan:
     max_gradients: int
     max_seconds: float
     interrupt: Any
+    at_branch: Any = None
 
 
 @dataclass
@@ -138,10 +139,22 @@ class March:
         base, moment = self._coordinates(base, moment, clock)
         aims = [target.value for target, _ in plan.ends if target.kind == "s"]
         aim = base.log_start - min(aims) if aims else moment.log_loss - FAR
-        clock = stepping_clock(base, moment, clock, plan.solver, aim)
+        kinked = plan.at_branch is not None
+        clock = stepping_clock(base, moment, clock, plan.solver, aim, kinked)
         moment = replace(moment, tau=clock.reading(moment))
         phase = Phase(clock, base, moment, moment.log_elapsed, moment.log_size)
-        phase.stepper = make_stepper(phase, plan.solver, plan.rtol, self._atol(phase), None, self.deep)
+        phase.stepper = make_stepper(phase, plan.solver, plan.rtol, self._atol(phase), None, self.deep, plan.at_branch)
+        return self._through_kinks(phase) if kinked and isinstance(clock, Normalised) else phase
+
+    def _through_kinks(self, phase) -> Phase:
+        """A phase whose stepper follows kinks, with the moment as the stepper has it."""
+        from gradflow.clocks.kinked import KinkedBase
+
+        old, stepper = phase.base, phase.stepper
+        phase.base = KinkedBase(self.plan.problem, self.plan.dynamics)
+        phase.base.log_start, phase.base.counts = old.log_start, old.counts
+        seen = phase.base.unscaled(phase.clock, stepper.t, stepper.state, stepper.value, stepper.velocity)
+        phase.moment = moved(seen, phase.moment)
         return phase
 
     def _coordinates(self, base, moment, clock):
@@ -240,6 +253,8 @@ class March:
         if stepper.counts["accepted"] == accepted:
             return self._no_step(phase, status)
         right = phase.base.unscaled(phase.clock, stepper.t, stepper.state, stepper.value, stepper.velocity)
+        if hasattr(phase.base, "between"):
+            phase.base.between(phase.moment, right)
         interval = Interval(phase.clock, phase.base, phase.moment, right, stepper.dense, phase.begin, 0.1 * plan.rtol)
         right = interval.right = interval.timed(right)
         self.interval = interval
@@ -291,9 +306,11 @@ class March:
 
     def _within(self, phase, view) -> Any:
         """Saves, crossings and ends within the last step: (moment, status) of the end, or None."""
-        ends = [(view.find(target), status) for target, status in self.plan.ends if target.passed(view.right)]
+        passed = [pair for pair in self.plan.ends if pair[0].passed(view.right)]
+        ends: list[Any] = [(view.find(target), status) for target, status in passed]
         terminal, crossings = first_event(self, phase, view)
-        end = min([*ends, *([terminal] if terminal else [])], key=lambda pair: pair[0].tau, default=None)
+        ends += [terminal] if terminal else []
+        end = min(ends, key=lambda pair: pair[0].tau, default=None)
         last = view.right if end is None else end[0]
         self.crossings += [(self.steps, crossing) for tau, crossing in crossings if tau <= last.tau]
         found = []

@@ -47,7 +47,7 @@ def clocked(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
     record, states = way.kept.record(way.switches, arguments["t_start"]), np.stack([row.state for row in way.kept.rows])
     notes, records, t = way.notes, {}, record.t
     if problem.network.kinked:
-        notes.append("kinks are not followed in a clock: the plain stepper runs over them")
+        notes.append("kinks are followed in physical time and in the loss clocks only; others run over them")
     theta = dynamics.unpack(problem, states)
     for name, (function, _) in arguments["record"].items():
         try:
@@ -102,6 +102,7 @@ def march(problem, theta0, dynamics, arguments: dict, interrupt) -> tuple[Status
         max_gradients=arguments["max_gradients"],
         max_seconds=arguments["max_seconds"],
         interrupt=interrupt,
+        at_branch=arguments["at_branch"] if arguments["kinks"] == "follow" else None,
     )
     way = March(plan)
     return way.run(start, base, rule.first), way

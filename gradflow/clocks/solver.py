@@ -14,21 +14,33 @@ GRADIENTS_PER_STEP = 12
 MOST_EXPLICIT = 3000.0
 
 
-def stepping_clock(base, moment, clock, solver, log_loss_end):
+def stepping_clock(base, moment, clock, solver, log_loss_end, kinked):
     """The clock that the steps are taken in: implicit steps of a loss clock in the one with a symmetric Jacobian."""
     implicit = solver.name == "stiff" or (
         solver.name == "auto" and clock.by_descent and not explicit_pays(base, moment, log_loss_end)
     )
+    implicit = implicit or kinked
     return Normalised(clock) if implicit and clock.by_descent and base.plain and base.tailed else clock
 
 
-def make_stepper(phase, solver, rtol, atol, first_step, deep):
+def make_stepper(phase, solver, rtol, atol, first_step, deep, at_branch=None):
     """Stepper of a phase: the one that was named; for "auto" implicit where the clock was chosen for that.
 
-    `deep`: long plateaus may follow, which the solver with the exact Jacobian passes best.
+    `deep`: long plateaus may follow, which the solver with the exact Jacobian passes best. `at_branch`: kinks are
+    followed in physical time, with this choice where the flow is not unique.
     """
     name, base, clock = solver.name, phase.base, phase.clock
     field, tau, state = base.clocked(clock), phase.moment.tau, phase.moment.state
+    if at_branch is not None and clock.name == "time":
+        from gradflow.steppers.kinked import Kinked
+
+        pair = "dop853" if name == "dop853" else "rk45"
+        return Kinked(base.problem, tau, state, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair)
+    if at_branch is not None and isinstance(clock, Normalised):
+        from gradflow.clocks.kinked import log_kinked
+
+        pair = "dop853" if name == "dop853" else "rk45"
+        return log_kinked(base.problem, tau, state, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair)
     symmetric = base.symmetric and (clock.exact_time or isinstance(clock, Normalised))
     if name == "auto" and clock.by_descent:
         name = "stiff" if isinstance(clock, Normalised) else "dop853" if base.plain or not base.tailed else "LSODA"
@@ -40,12 +52,17 @@ def make_stepper(phase, solver, rtol, atol, first_step, deep):
         if any("handed over" in note for note in getattr(phase.stepper, "notes", [])):
             name = "stiff"
         else:
-            return Auto(field, tau, state, rtol=rtol, atol=atol, symmetric=symmetric)
+            kinked = base.problem.network.kinked
+            return Auto(field, tau, state, rtol=rtol, atol=atol, symmetric=symmetric, kinked=kinked)
     if name == "auto" or name in EXPLICIT:
         from gradflow.steppers.explicit import Explicit
 
         pair = "dop853" if name == "auto" else name
         return Explicit(field, tau, state, rtol=rtol, atol=atol, pair=pair, first_step=first_step)
+    if name == "stabilised":
+        from gradflow.steppers.stabilised import Stabilised
+
+        return Stabilised(field, tau, state, rtol=rtol, atol=atol)
     if name == "stiff":
         from gradflow.steppers.stiff import Stiff
 
@@ -64,7 +81,8 @@ def checked_clocked_solver(solver) -> None:
     """Refuse what cannot be stepped one accepted step at a time in a clock."""
     if isinstance(solver, FixedStep) or solver.name.startswith("torchdiffeq"):
         raise ValueError(
-            f"solver = {solver}: with a clock choose one of auto, dop853, rk45, stiff, LSODA, Radau, BDF, cvode"
+            f"solver = {solver}: with a clock choose one of auto, dop853, rk45, stabilised, stiff,"
+            " LSODA, Radau, BDF, cvode"
         )
 
 

@@ -52,6 +52,8 @@ class Kinked:
         Size of the first trial step.
     nodes : array_like, optional
         Fractions of a step, from 0 to 1, at which the layers above the first are looked at.
+    network : MaskedNetwork, optional
+        The network with stored masks, where its objective is another than the problem's.
 
     Raises
     ------
@@ -87,6 +89,7 @@ class Kinked:
         pair: str = "rk45",
         first_step: float | None = None,
         nodes: Any = NODES,
+        network: MaskedNetwork | None = None,
     ) -> None:
         if at_branch not in CHOICES:
             raise ValueError(f"at_branch = {at_branch!r}: choose one of {', '.join(CHOICES)}")
@@ -95,7 +98,7 @@ class Kinked:
         theta = problem.checked(theta).copy()
         if theta.ndim != 1:
             raise ValueError(f"theta has shape {theta.shape}: kinks are followed one run at a time; give shape (P,)")
-        self.problem, self.network = problem, MaskedNetwork(problem)
+        self.problem, self.network = problem, MaskedNetwork(problem) if network is None else network
         used, absolute = _tolerances(rtol, atol, problem.size, coarsest=1e-4 if self.network.flat else 1e-6)
         self._note = f"rtol = {used:g} was used, since {rtol:g} is not reliable at kinks" if used < rtol else ""
         tableau = tableaux.pair(pair)

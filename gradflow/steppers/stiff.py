@@ -192,8 +192,9 @@ class Stiff:
         now["gradients"] = now["has_value"] = now["order"] = now["next_order"] = now["factor"] = 1
         now["remainder"] = -1.0
         now["dense"] = dense
-        weights = 1.0 / (method.atol + method.rtol * np.abs(memory.state))
-        speed = float(np.linalg.norm(memory.velocity * weights)) / math.sqrt(weights.size)
+        with np.errstate(all="ignore"):
+            scaled = memory.velocity / (method.atol + method.rtol * np.abs(memory.state))
+        speed = float(np.linalg.norm(scaled)) / math.sqrt(scaled.size)
         now["h"] = 0.5 / speed if speed > 0.0 else 1.0
         memory.history[0, 0] = memory.state
         memory.history[0, 1] = now["h"] * memory.velocity

@@ -91,17 +91,17 @@ def multiply(rhs, method, limits, memory, now, t, c):
             epsilon /= math.sqrt(inner(m.direction, m.direction))
             blend(m.trial, 1.0, m.point, epsilon, m.direction)
             value = evaluate(rhs, limits, now, t, m.trial, m.image)
-            if math.isfinite(value):
+            if abs(value) < math.inf:
                 break
         blend(m.image, -c / epsilon, m.image, c / epsilon, m.slope)
         blend(m.image, 1.0, m.image, 1.0, m.direction)
-        return math.isfinite(value)
+        return abs(value) < math.inf
     if not may_evaluate(limits, now):
         return False
     now["hessian_products"] += 1
     value = call(method.product, m.point, m.direction, m.image, rhs.numbers, rhs.layout, rhs.work)
     blend(m.image, 1.0, m.direction, c, m.image)
-    return math.isfinite(value)
+    return abs(value) < math.inf
 
 
 def conjugate_gradients(rhs, method, limits, memory, now, t, c, tolerance):
@@ -230,7 +230,7 @@ def newton(rhs, method, limits, memory, now, t, c, tolerance):
         blend(m.residual, c, m.slope, -1.0, m.offset)
         blend(m.residual, 1.0, m.residual, -1.0, m.correction)
         left = weighted_norm(m.residual, m.weights)
-        if not math.isfinite(value + left):
+        if not abs(value + left) < math.inf:
             return _NOT_FINITE
         if iteration == 1:
             now["remainder"], now["trusted"] = left / (c * before * before), 0
@@ -245,7 +245,7 @@ def newton(rhs, method, limits, memory, now, t, c, tolerance):
         if outcome == _FAILED or outcome == _NOT_FINITE:
             return outcome
         size = weighted_norm(m.change, m.weights)
-        if not math.isfinite(size) or (iteration > 0 and size > 2.0 * before):
+        if not size < math.inf or (iteration > 0 and size > 2.0 * before):
             return _FAILED
         blend(m.point, 1.0, m.point, 1.0, m.change)
         blend(m.correction, 1.0, m.correction, 1.0, m.change)
