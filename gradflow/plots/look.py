@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
-from matplotlib import colors, rc_context
+from matplotlib import colors, interactive, is_interactive, rc_context
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from gradflow.dynamics.discrete import GD, SGD, Momentum
@@ -65,6 +65,7 @@ MOST_INSIDE = 8
 MOST_ABOVE = 12
 
 
+@contextmanager
 def style():
     """Context in which figures have the library's fonts, grid and colours (Okabe-Ito, told apart by the colour-blind).
 
@@ -75,7 +76,10 @@ def style():
     ...     plt.rcParams["axes.spines.top"]
     False
     """
-    return rc_context(RC)
+    with rc_context(RC):
+        yield
+        shown_at_once = is_interactive()
+    interactive(shown_at_once)  # a notebook's backend, first used in here, has just switched it on
 
 
 def subplots(rows: int = 1, columns: int = 1, **options) -> tuple[Any, Any]:
