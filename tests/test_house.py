@@ -1,6 +1,7 @@
 """The package itself: light import, typed, names, README examples."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -31,19 +32,21 @@ def test_types_are_shipped():
     assert (Path(gf.__file__).parent / "py.typed").is_file()
 
 
-def readme_blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("index", range(len(readme_blocks())))
-def test_readme_examples_run(index, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_of_readme_and_docs_run(page, tmp_path, monkeypatch):
     import matplotlib
 
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
-    exec(compile(readme_blocks()[index], f"README block {index}", "exec"), {})
+    script = tmp_path / "examples.py"
+    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)))
+    runpy.run_path(str(script))
 
 
-def test_readme_names_only_files_that_exist():
-    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_name_only_files_that_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
