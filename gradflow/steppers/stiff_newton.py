@@ -87,12 +87,9 @@ def multiply(rhs, method, limits, memory, now, t, c):
     now["since_jacobian"] += 1
     now["since_factors"] += 1
     if not now["exact"]:
-        for epsilon in (now["spacing"], -now["spacing"]):
-            epsilon /= math.sqrt(inner(m.direction, m.direction))
-            blend(m.trial, 1.0, m.point, epsilon, m.direction)
-            value = evaluate(rhs, limits, now, t, m.trial, m.image)
-            if abs(value) < math.inf:
-                break
+        epsilon = now["spacing"] / math.sqrt(inner(m.direction, m.direction))
+        blend(m.trial, 1.0, m.point, epsilon, m.direction)
+        value = evaluate(rhs, limits, now, t, m.trial, m.image)
         blend(m.image, -c / epsilon, m.image, c / epsilon, m.slope)
         blend(m.image, 1.0, m.image, 1.0, m.direction)
         return abs(value) < math.inf
@@ -402,12 +399,12 @@ def show(memory, now, t_end):
 
 
 def is_low(rhs, method, limits, memory, now):
-    """Whether the objective at the state is below the limit; evaluated only where an estimate leaves it open."""
+    """Whether the objective at the state is below the limit; evaluated only if it may be below at the newest point."""
     if limits.loss_below == -math.inf:
         return False
     if not now["has_value"]:
         clear = max(limits.loss_below + abs(limits.loss_below), 0.01 * now["last_value"])
-        if method.plain and now["t"] == now["newest"] and now["guess"] > clear:
+        if method.plain and now["guess"] > clear:
             return False
         now["value"] = evaluate(rhs, limits, now, now["t"], memory.state, memory.velocity)
         now["has_value"] = 1 - now["spent"]
