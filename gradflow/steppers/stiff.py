@@ -17,22 +17,10 @@ _GENERAL = (-0.1850, -1 / 9, -0.0823, -0.0415, 0.0)
 _MOST_DIRECTIONS = 50
 _LARGEST_MATRIX = 500
 
-_NUMBERS = (
-    "t",
-    "t_before",
-    "newest",
-    "h",
-    "factor",
-    "value",
-    "guess",
-    "last_value",
-    "remainder",
-    "factored",
-    "spacing",
-)
-_COUNTERS = ("order", "next_order", "equal", "failures", "trusted", "exact", "since_jacobian", "since_factors")
-_FLAGS = ("buffer", "has_value", "spent", "dense", "has_matrix", "fresh")
-_COUNTS = ("gradients", "hessian_products", "accepted", "rejected")
+_NUMBERS = tuple("t t_before newest h factor value guess last_value remainder factored spacing".split())
+_COUNTERS = tuple("order next_order equal failures trusted exact since_jacobian since_factors".split())
+_FLAGS = tuple("buffer has_value spent dense has_matrix fresh".split())
+_COUNTS = tuple("gradients hessian_products accepted rejected".split())
 _RECORD = np.dtype([(name, "f8") for name in _NUMBERS] + [(name, "i8") for name in _COUNTERS + _FLAGS + _COUNTS])
 
 
@@ -195,7 +183,7 @@ class Stiff:
         with np.errstate(all="ignore"):
             scaled = memory.velocity / (method.atol + method.rtol * np.abs(memory.state))
         speed = float(np.linalg.norm(scaled)) / math.sqrt(scaled.size)
-        now["h"] = 0.5 / speed if speed > 0.0 else 1.0
+        now["h"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
         memory.history[0, 0] = memory.state
         memory.history[0, 1] = now["h"] * memory.velocity
 
