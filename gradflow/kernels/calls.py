@@ -4,6 +4,7 @@ A stepper is compiled once. Gradients and dynamics reach it as integers, so that
 numba is imported on first use.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -115,9 +116,9 @@ def compiled(
     signature : str, optional
         Types, where only one combination is wanted; default: as first called.
     helpers : tuple of callable
-        Functions of the same file that are called by ``function``, compiled from the same source.
+        Functions that are called by ``function``, compiled from the same source.
     twins : tuple of (callable, callable)
-        Functions of the same file with a second form for compiled code: (numpy form, loop form).
+        Functions with a second form for compiled code: (numpy form, loop form).
     fastmath : frozenset of str
         Rewritings allowed.
 
@@ -141,6 +142,7 @@ def compiled(
             for numpy_form, loop_form in twins:
                 _register(numpy_form, loop_form, fastmath)
             _dispatchers[function] = _jit(function, signature=signature, fastmath=fastmath, nogil=True)
+            _watch(_dispatchers[function], (*helpers, *(form for pair in twins for form in pair)))
         return _dispatchers[function]
 
 
@@ -158,6 +160,14 @@ def _jit(function: Callable, *, signature: str | None, fastmath: frozenset[str] 
         if "no locator available" not in str(error):
             raise
         return njit(*types, **options)(function)
+
+
+def _watch(dispatcher: Any, functions: tuple[Callable, ...]) -> None:
+    """Let the cache of a compiled function know the files of the functions it holds, not its own alone."""
+    cache = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if cache is not None:
+        stats = (os.stat(path) for path in sorted({function.__code__.co_filename for function in functions}))
+        cache._source_stamp = (cache._source_stamp, *((file.st_mtime, file.st_size) for file in stats))
 
 
 def _argument_types(signature: str) -> tuple:

@@ -1,15 +1,16 @@
 """Implicit stepper for stiff flows: backward differentiation, Newton systems solved without a matrix."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gradflow.kernels.calls import PRODUCT, address, compiled
 from gradflow.status import Status
+from gradflow.steppers import stiff_linear, stiff_newton
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
-from gradflow.steppers.stiff_newton import HELPERS, TWINS, advance
 
 _STEPS_POWER = 1.0 / 7.0
 _TOWARDS_NEXT_ORDER = 0.6
@@ -17,8 +18,8 @@ _GENERAL = (-0.1850, -1 / 9, -0.0823, -0.0415, 0.0)
 _MOST_DIRECTIONS = 50
 _LARGEST_MATRIX = 500
 
-_NUMBERS = tuple("t t_before newest h factor value guess last_value remainder factored spacing".split())
-_COUNTERS = tuple("order next_order equal failures trusted exact since_jacobian since_factors".split())
+_NUMBERS = tuple("t t_before newest h factor value guess last_value remainder inverted spacing".split())
+_COUNTERS = tuple("order next_order equal failures trusted exact since_jacobian since_inverse".split())
 _FLAGS = tuple("buffer has_value spent dense has_matrix fresh".split())
 _COUNTS = tuple("gradients hessian_products accepted rejected".split())
 _RECORD = np.dtype([(name, "f8") for name in _NUMBERS] + [(name, "i8") for name in _COUNTERS + _FLAGS + _COUNTS])
@@ -39,7 +40,7 @@ class Method(NamedTuple):
     has_product: bool
     product: Any
     jacobian_after: float
-    factors_after: float
+    inverse_after: float
 
 
 class Limits(NamedTuple):
@@ -76,7 +77,7 @@ class Memory(NamedTuple):
     directions: np.ndarray
     images: np.ndarray
     jacobian: np.ndarray
-    factors: np.ndarray
+    inverse: np.ndarray
 
 
 class Stiff:
@@ -169,7 +170,7 @@ class Stiff:
         self._memory = _memory(y, math.isfinite(self._method.jacobian_after), bool(symmetric))
         self._record = np.zeros(2, _RECORD)
         self._now = self._record[0]
-        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
+        self._advance = _advance(field.compiled)
         self._begin(float(t), bool(dense))
 
     def _begin(self, t: float, dense: bool) -> None:
@@ -302,7 +303,7 @@ class Stiff:
             )
         for name in _NUMBERS + _COUNTERS + _FLAGS + _COUNTS:
             now[name] = snapshot[name]
-        now["t_before"], now["buffer"], now["has_matrix"], now["factored"] = now["t"], 0, 0, 0.0
+        now["t_before"], now["buffer"], now["has_matrix"], now["inverted"] = now["t"], 0, 0, 0.0
         memory.state[:] = memory.state_before[:] = state
         memory.velocity[:] = snapshot["velocity"]
         memory.history[0, : len(snapshot["history"])] = snapshot["history"]
@@ -364,8 +365,16 @@ def _tolerances(rtol: float, atol: Any, size: int) -> tuple[float, np.ndarray]:
     return share * rtol, np.clip(np.broadcast_to(share * given, (size,)), 1e-300, 1e150)
 
 
+def _advance(is_compiled: bool) -> Callable:
+    """The loop, compiled or not."""
+    if not is_compiled:
+        return stiff_newton.advance
+    helpers = stiff_linear.HELPERS + stiff_newton.HELPERS
+    return compiled(stiff_newton.advance, helpers=helpers, twins=stiff_linear.TWINS)
+
+
 def _method(field: Field, tolerances: tuple[float, np.ndarray], dense: bool | None, symmetric: bool) -> Method:
-    """Coefficients of the formulas, and costs in gradients of a dense Jacobian and its factors."""
+    """Coefficients of the formulas, and costs in gradients of a dense Jacobian and its inverse."""
     rtol, atol = tolerances
     orders = np.arange(9.0)
     gamma = np.concatenate([[0.0], np.cumsum(1.0 / orders[1:])])
@@ -376,7 +385,7 @@ def _method(field: Field, tolerances: tuple[float, np.ndarray], dense: bool | No
     if plain and field.kernel.product is not None:
         product = address(field.kernel.product, PRODUCT) if field.compiled else field.kernel.product
     size = atol.size
-    factors = 3.0 * size**3 / max(field.kernel.flops, 1.0)
+    inverse = 2.0 * size**3 / max(field.kernel.flops, 1.0)
     pays = dense or (dense is None and size <= _LARGEST_MATRIX)
     return Method(
         alpha=(1.0 - kappa) * gamma,
@@ -390,8 +399,8 @@ def _method(field: Field, tolerances: tuple[float, np.ndarray], dense: bool | No
         plain=plain,
         has_product=product != 0,
         product=product,
-        jacobian_after=size + factors if pays else math.inf,
-        factors_after=factors,
+        jacobian_after=size + inverse if pays else math.inf,
+        inverse_after=inverse,
     )
 
 
@@ -407,5 +416,5 @@ def _memory(y: np.ndarray, dense: bool, symmetric: bool) -> Memory:
         directions=np.zeros((most, size)),
         images=np.zeros((most, size)),
         jacobian=np.zeros((square, square)),
-        factors=np.zeros((square, square)),
+        inverse=np.zeros((square, square)),
     )

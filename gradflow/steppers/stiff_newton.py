@@ -1,219 +1,33 @@
 """The loop of the stiff stepper: one source, compiled for compiled fields and interpreted for others.
 
 The history of a run is held as backward differences ``D[j]`` of the state, on an even grid that ends at the newest
-point. Compiled functions called here live here, because a cached function does not notice changes in other files.
+point.
 """
 
 import math
 
 import numpy as np
 
-from gradflow.kernels.calls import call
 from gradflow.status import Status
+from gradflow.steppers.stiff_linear import (
+    FAILED,
+    NOT_FINITE,
+    SOLVED,
+    blend,
+    combine,
+    conjugate_gradients,
+    conjugate_residuals,
+    defect,
+    evaluate,
+    inner,
+    prepare,
+    weighted_norm,
+)
 
 _GO_ON = -1
 _PAUSED, _REACHED_END, _LOSS_BELOW = int(Status.PAUSED), int(Status.REACHED_END), int(Status.LOSS_BELOW)
 _STEP_TOO_SMALL, _DIVERGED, _BUDGET = int(Status.STEP_TOO_SMALL), int(Status.DIVERGED), int(Status.GRADIENT_BUDGET)
-_FAILED, _NOT_FINITE, _UNFINISHED, _SOLVED = 0, 1, 2, 3
-
-_SAFETY, _NEWTON_STEPS, _KRYLOV_STEPS, _TRUSTED_STEPS, _EXACT_STEPS = 0.8, 5, 500, 20, 64
-
-
-def blend(out, a, x, b, y):
-    """Write a x + b y to out, which may be x or y."""
-    out[:] = a * x + b * y
-
-
-def blend_loop(out, a, x, b, y):
-    """The same for compiled code."""
-    for i in range(out.size):
-        out[i] = a * x[i] + b * y[i]
-
-
-def combine(out, weights, rows):
-    """Write the sum of weights times rows to out, which is none of them."""
-    out[:] = 0.0
-    for j in range(weights.size):
-        blend(out, 1.0, out, weights[j], rows[j])
-
-
-def inner(x, y):
-    """Sum of products."""
-    return np.dot(x, y)
-
-
-def inner_loop(x, y):
-    """The same for compiled code."""
-    total = 0.0
-    for i in range(x.size):
-        total += x[i] * y[i]
-    return total
-
-
-def weighted_norm(x, weights):
-    """Root mean square of x times weights."""
-    scaled = x * weights
-    return math.sqrt(np.dot(scaled, scaled) / x.size)
-
-
-def weighted_norm_loop(x, weights):
-    """The same for compiled code."""
-    total = 0.0
-    for i in range(x.size):
-        total += (x[i] * weights[i]) ** 2
-    return math.sqrt(total / x.size)
-
-
-def may_evaluate(limits, now):
-    """Whether the budget allows one more gradient or product; note it if not."""
-    if now["gradients"] + now["hessian_products"] < limits.max_gradients:
-        return True
-    now["spent"] = 1
-    return False
-
-
-def evaluate(rhs, limits, now, t, state, out):
-    """Velocity at a point; return the objective, NaN if the budget is spent."""
-    if not may_evaluate(limits, now):
-        return math.nan
-    now["gradients"] += 1
-    velocity, chain, numbers, layout, work, coefficients = rhs
-    return call(velocity, t, state, out, chain, numbers, layout, work, coefficients)
-
-
-def multiply(rhs, method, limits, memory, now, t, c):
-    """Write (I - c J) direction to image, J by a difference quotient or exact; return whether it is finite."""
-    m = memory
-    now["since_jacobian"] += 1
-    now["since_factors"] += 1
-    if not now["exact"]:
-        epsilon = now["spacing"] / math.sqrt(inner(m.direction, m.direction))
-        blend(m.trial, 1.0, m.point, epsilon, m.direction)
-        value = evaluate(rhs, limits, now, t, m.trial, m.image)
-        blend(m.image, -c / epsilon, m.image, c / epsilon, m.slope)
-        blend(m.image, 1.0, m.image, 1.0, m.direction)
-        return abs(value) < math.inf
-    if not may_evaluate(limits, now):
-        return False
-    now["hessian_products"] += 1
-    value = call(method.product, m.point, m.direction, m.image, rhs.numbers, rhs.layout, rhs.work)
-    blend(m.image, 1.0, m.direction, c, m.image)
-    return abs(value) < math.inf
-
-
-def conjugate_gradients(rhs, method, limits, memory, now, t, c, tolerance):
-    """Solve (I - c J) change = residual for symmetric J; fail where the curvature is not positive."""
-    m = memory
-    m.change[:] = 0.0
-    m.direction[:] = 0.0
-    before = 1.0
-    for k in range(_KRYLOV_STEPS):
-        if weighted_norm(m.residual, m.weights) <= (tolerance if k > 0 else 0.03 * tolerance):
-            return _SOLVED
-        m.image[:] = m.residual
-        precondition(m, now, m.image)
-        square = inner(m.residual, m.image)
-        if not square > 0.0:
-            return _FAILED
-        blend(m.direction, 1.0, m.image, square / before, m.direction)
-        if not multiply(rhs, method, limits, m, now, t, c):
-            return _NOT_FINITE
-        curvature = inner(m.direction, m.image)
-        if not curvature > 0.0:
-            return _FAILED
-        before = square
-        blend(m.change, 1.0, m.change, square / curvature, m.direction)
-        blend(m.residual, 1.0, m.residual, -square / curvature, m.image)
-    return _UNFINISHED
-
-
-def conjugate_residuals(rhs, method, limits, memory, now, t, c, tolerance):
-    """Solve (I - c J) change = residual for any J: each step makes the weighted residual least over all directions."""
-    m, P, Q = memory, memory.directions, memory.images
-    m.change[:] = 0.0
-    m.residual[:] = m.residual * m.weights
-    root = math.sqrt(m.residual.size)
-    for k in range(P.shape[0]):
-        if math.sqrt(inner(m.residual, m.residual)) <= (tolerance if k > 0 else 0.03 * tolerance) * root:
-            return _SOLVED
-        m.direction[:] = m.residual / m.weights
-        precondition(m, now, m.direction)
-        if not multiply(rhs, method, limits, m, now, t, c):
-            return _NOT_FINITE
-        m.image[:] = m.image * m.weights
-        for i in range(k):
-            shadow = inner(m.image, Q[i])
-            blend(m.image, 1.0, m.image, -shadow, Q[i])
-            blend(m.direction, 1.0, m.direction, -shadow, P[i])
-        length = math.sqrt(inner(m.image, m.image))
-        if not length > 0.0:
-            return _FAILED
-        blend(Q[k], 1.0 / length, m.image, 0.0, m.image)
-        blend(P[k], 1.0 / length, m.direction, 0.0, m.direction)
-        height = inner(m.residual, Q[k])
-        blend(m.residual, 1.0, m.residual, -height, Q[k])
-        blend(m.change, 1.0, m.change, height, P[k])
-    return _UNFINISHED
-
-
-def differentiate(rhs, method, limits, memory, now, t, c):
-    """Jacobian at the point, column by column; return whether it is finite."""
-    m, J = memory, memory.jacobian
-    m.direction[:] = 0.0
-    for j in range(m.point.size):
-        m.direction[j] = 1.0
-        if not multiply(rhs, method, limits, m, now, t, c):
-            return False
-        blend(m.image, 1.0 / c, m.direction, -1.0 / c, m.image)
-        m.direction[j] = 0.0
-        for i in range(m.point.size):
-            J[i, j] = m.image[i]
-            if method.symmetric and i < j:
-                J[i, j] = J[j, i] = 0.5 * (J[i, j] + J[j, i])
-    now["has_matrix"] = now["fresh"] = 1
-    now["factored"], now["since_jacobian"] = 0.0, 0
-    return True
-
-
-def factorise(memory, c):
-    """Triangular factors of I - c J without row exchanges; False where a pivot is not positive."""
-    F = memory.factors
-    size = F.shape[0]
-    for i in range(size):
-        blend(F[i], -c, memory.jacobian[i], 0.0, memory.jacobian[i])
-        F[i, i] += 1.0
-    for k in range(size):
-        if not F[k, k] > 0.0:
-            return False
-        for i in range(k + 1, size):
-            F[i, k] /= F[k, k]
-            blend(F[i, k + 1 :], 1.0, F[i, k + 1 :], -F[i, k], F[k, k + 1 :])
-    return True
-
-
-def precondition(memory, now, x):
-    """Solve in place with the factors at hand, if there are any."""
-    if not now["dense"]:
-        return
-    F = memory.factors
-    for i in range(1, x.size):
-        x[i] -= inner(F[i, :i], x[:i])
-    for i in range(x.size - 1, -1, -1):
-        x[i] = (x[i] - inner(F[i, i + 1 :], x[i + 1 :])) / F[i, i]
-
-
-def prepare(rhs, method, limits, memory, now, t, c):
-    """Dense matrix for the preconditioner: an old one serves until the products it costs would have paid a new one."""
-    if not now["has_matrix"] and not differentiate(rhs, method, limits, memory, now, t, c):
-        return _NOT_FINITE
-    factored = now["factored"]
-    near = 0.6 * factored < c < factored / 0.6
-    if factored == 0.0 or not (near or now["since_factors"] < method.factors_after):
-        now["factored"] = 0.0
-        if not factorise(memory, c):
-            return _FAILED
-        now["factored"], now["since_factors"] = c, 0
-    return _SOLVED
+_SAFETY, _NEWTON_STEPS, _TRUSTED_STEPS, _EXACT_STEPS = 0.8, 5, 20, 64
 
 
 def newton(rhs, method, limits, memory, now, t, c, tolerance):
@@ -224,35 +38,33 @@ def newton(rhs, method, limits, memory, now, t, c, tolerance):
     before = 0.0
     for iteration in range(_NEWTON_STEPS):
         value = evaluate(rhs, limits, now, t, m.point, m.slope)
-        blend(m.residual, c, m.slope, -1.0, m.offset)
-        blend(m.residual, 1.0, m.residual, -1.0, m.correction)
-        left = weighted_norm(m.residual, m.weights)
+        left, square = defect(m.residual, c, m.slope, m.offset, m.correction, m.weights)
         if not abs(value + left) < math.inf:
-            return _NOT_FINITE
+            return NOT_FINITE
         if iteration == 1:
             now["remainder"], now["trusted"] = left / (c * before * before), 0
         if iteration > 0 and left <= 0.3 * tolerance:
-            return _SOLVED
+            return SOLVED
         now["spacing"] = max(1e-7 * math.sqrt(inner(m.point, m.point)), method.least_spacing)
-        outcome = prepare(rhs, method, limits, m, now, t, c) if now["dense"] else _SOLVED
-        if outcome == _SOLVED and method.symmetric:
-            outcome = conjugate_gradients(rhs, method, limits, m, now, t, c, 0.3 * tolerance)
-        elif outcome == _SOLVED:
+        outcome = prepare(rhs, method, limits, m, now, t, c) if now["dense"] else SOLVED
+        if outcome == SOLVED and method.symmetric:
+            outcome = conjugate_gradients(rhs, method, limits, m, now, t, c, 0.3 * tolerance, left, square)
+        elif outcome == SOLVED:
             outcome = conjugate_residuals(rhs, method, limits, m, now, t, c, 0.3 * tolerance)
-        if outcome == _FAILED or outcome == _NOT_FINITE:
+        if outcome == FAILED or outcome == NOT_FINITE:
             return outcome
         size = weighted_norm(m.change, m.weights)
         if not size < math.inf or (iteration > 0 and size > 2.0 * before):
-            return _FAILED
+            return FAILED
         blend(m.point, 1.0, m.point, 1.0, m.change)
         blend(m.correction, 1.0, m.correction, 1.0, m.change)
         if method.plain:
             fall = inner(m.slope, m.change) + (inner(m.offset, m.change) + inner(m.correction, m.change)) / c
             now["guess"], now["last_value"] = value - 0.5 * fall, value
-        if outcome == _SOLVED and is_settled(now, iteration, c, size, before, tolerance):
-            return _SOLVED
+        if outcome == SOLVED and is_settled(now, iteration, c, size, before, tolerance):
+            return SOLVED
         before = size
-    return _FAILED
+    return FAILED
 
 
 def is_settled(now, iteration, c, size, before, tolerance):
@@ -305,35 +117,35 @@ def step(rhs, method, limits, memory, record):
         if now["spent"]:
             undo(record)
             return _BUDGET
-        use_products = outcome == _FAILED and method.has_product and not now["exact"]
-        if use_products or (outcome != _SOLVED and now["dense"] and now["has_matrix"] and not now["fresh"]):
+        use_products = outcome == FAILED and method.has_product and not now["exact"]
+        if use_products or (outcome != SOLVED and now["dense"] and now["has_matrix"] and not now["fresh"]):
             now["has_matrix"] = 0
             now["exact"] = _EXACT_STEPS if use_products else now["exact"]
             continue
         error = constant * weighted_norm(m.correction, m.weights)
-        if outcome == _SOLVED and error <= 1.0:
+        if outcome == SOLVED and error <= 1.0:
             accept(method, m, now, D, t, h, error)
             return _GO_ON
-        if outcome == _SOLVED:
+        if outcome == SOLVED:
             now["factor"] *= max(0.2, _SAFETY * error ** (-1.0 / (order + 1)))
         else:
-            now["factor"] *= 0.1 if outcome == _NOT_FINITE else 0.5
+            now["factor"] *= 0.1 if outcome == NOT_FINITE else 0.5
         now["rejected"] += 1
         now["failures"] += 1
         if now["failures"] > 3:
             now["next_order"] = 1
         if now["failures"] > 60 or not now["newest"] + 0.01 * now["h"] * now["factor"] > now["newest"]:
-            return _DIVERGED if outcome == _NOT_FINITE else _STEP_TOO_SMALL
+            return _DIVERGED if outcome == NOT_FINITE else _STEP_TOO_SMALL
 
 
 def undo(record):
-    """Put the numbers back to where the interrupted trial began; its evaluations stay counted, its factors serve."""
+    """Put the numbers back to where the interrupted trial began; its evaluations stay counted, its inverse serves."""
     now = record[0]
-    gradients, products, factored = now["gradients"], now["hessian_products"], now["factored"]
+    gradients, products, inverted = now["gradients"], now["hessian_products"], now["inverted"]
     record[0] = record[1]
     now["gradients"], now["hessian_products"] = gradients, products
-    if factored != now["factored"] and now["has_matrix"]:
-        now["factored"], now["since_factors"] = factored, 0
+    if inverted != now["inverted"] and now["has_matrix"]:
+        now["inverted"], now["since_inverse"] = inverted, 0
 
 
 def accept(method, memory, now, D, t, h, error):
@@ -350,7 +162,7 @@ def accept(method, memory, now, D, t, h, error):
     now["newest"], now["h"], now["factor"], now["order"] = t, h, 1.0, order
     now["exact"] = max(now["exact"] - 1, 0)
     now["since_jacobian"] = max(now["since_jacobian"] - 1, 0)
-    now["since_factors"] = max(now["since_factors"] - 1, 0)
+    now["since_inverse"] = max(now["since_inverse"] - 1, 0)
     if now["since_jacobian"] > method.jacobian_after:
         now["dense"], now["has_matrix"] = 1, 0
     choose(method, memory, now, D, error)
@@ -395,7 +207,10 @@ def show(memory, now, t_end):
     now["has_value"] = 0
     now["accepted"] += 1
     now["t"] = min(now["newest"], t_end)
-    interpolate(memory, now, now["t"], memory.state)
+    if now["t"] == now["newest"]:
+        memory.state[:] = memory.history[now["buffer"], 0]
+    else:
+        interpolate(memory, now, now["t"], memory.state)
 
 
 def is_low(rhs, method, limits, memory, now):
@@ -440,8 +255,5 @@ def advance(rhs, method, limits, memory, record, save_at, saved, first):
 
 
 HELPERS = (
-    combine, may_evaluate, evaluate, multiply, conjugate_gradients, conjugate_residuals, differentiate, factorise,
-    precondition, prepare, newton, is_settled, change_of_grid, trial_history, step, undo, accept, choose, growth, show,
-    interpolate, is_low,
+    newton, is_settled, change_of_grid, trial_history, step, undo, accept, choose, growth, show, interpolate, is_low,
 )  # fmt: skip
-TWINS = ((blend, blend_loop), (inner, inner_loop), (weighted_norm, weighted_norm_loop))
