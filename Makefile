@@ -2,12 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all figures lint format clean
+.PHONY: help demo test test-all notebooks figures lint format clean
 
 help:
 	@echo "make demo      set up, run the main job on real digits, write figures/demo.png"
 	@echo "make test      set up, run the tests (minutes)"
-	@echo "make test-all  the long tests too"
+	@echo "make test-all  the long tests too, and all notebooks in a kernel"
+	@echo "make notebooks execute the notebooks anew from their scripts"
 	@echo "make figures   regenerate the figures of papers in figures/ (what is there is kept)"
 	@echo "make lint      style and types"
 	@echo "make bench     measure against other solvers, in an environment of its own (an hour); BENCH=--quick: 2 minutes"
@@ -22,14 +23,22 @@ help:
 	$(BIN)/python -m pip install --quiet --group lint
 	touch .venv/ready-lint
 
+.venv/ready-notebooks: .venv/ready
+	$(BIN)/python -m pip install --quiet --group notebooks
+	touch .venv/ready-notebooks
+
 demo: .venv/ready
 	$(BIN)/gradflow demo --out figures
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-test-all: .venv/ready
+test-all: .venv/ready-notebooks
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --nbmake notebooks/*.ipynb
+
+notebooks: .venv/ready-notebooks
+	$(BIN)/jupytext --quiet --to ipynb --execute notebooks/*.py
 
 figures: .venv/ready
 	$(BIN)/gradflow reproduce --jobs 2 --out figures
