@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,17 +47,28 @@ class Kinks:
 
 def kinks_of(trajectory: Trajectory) -> Kinks:
     """What happened at the kinks of a run made with kinks="follow"."""
-    from gradflow.resuming import at_its_end
-
-    if trajectory.run is None or trajectory.run.arguments.get("kinks") != "follow":
-        raise ValueError("this run did not follow kinks: run a relu network with kinks='follow' (the default)")
-    stepper = at_its_end(trajectory)
+    stepper = _stepper_of(trajectory)
     end = trajectory.t_end
     events = stepper.events[stepper.events["time"] <= end]
     times, counts = stepper.number_sliding
     inside = times <= end
-    points = [branch for branch in stepper.branch_points if branch.time <= end]
+    problem, dynamics = trajectory.problem, trajectory.dynamics
+    points = [replace(branch, theta=dynamics.unpack(problem, branch.theta)) for branch in _points(stepper, end)]
     return Kinks(events, times[inside], counts[inside], stepper.regions, points)
+
+
+def _stepper_of(trajectory):
+    """The stepper of a run that followed kinks, at its end."""
+    from gradflow.resuming import at_its_end
+
+    if trajectory.run is None or trajectory.run.arguments.get("kinks") != "follow":
+        raise ValueError("this run did not follow kinks: run a relu network with kinks='follow' (the default)")
+    return at_its_end(trajectory)
+
+
+def _points(stepper, end):
+    """Branch points of a stepper up to a time, with its states."""
+    return [branch for branch in stepper.branch_points if branch.time <= end]
 
 
 def branches(trajectory: Trajectory, index: int = 0) -> list[tuple[float, Trajectory]]:
@@ -94,10 +105,11 @@ def branches(trajectory: Trajectory, index: int = 0) -> list[tuple[float, Trajec
     >>> [(round(share, 2), path.end.round(3).tolist()) for share, path in gf.branches(run)]
     [(0.8, [0.996, 0.249, -0.379]), (0.2, [0.936, -0.547, -0.515])]
     """
+    from gradflow.kinks.charted import masked_network
     from gradflow.running import make_trajectory, plan_of, point_maker
     from gradflow.steppers.kinked_branches import branches as forked
 
-    points = trajectory.kinks.branch_points
+    points = _points(_stepper_of(trajectory), trajectory.t_end)
     if not -len(points) <= index < len(points):
         raise ValueError(f"index = {index}: the run has {len(points)} branch points")
     branch, problem, dynamics = points[index], trajectory.problem, trajectory.dynamics
@@ -105,9 +117,10 @@ def branches(trajectory: Trajectory, index: int = 0) -> list[tuple[float, Trajec
         "t_start": branch.time, "t_end": trajectory.t_end, "record": {}, "events": []
     }  # fmt: skip
     grid = grid_of(200, branch.time, trajectory.t_end, dynamics)
-    paths = []
+    network, paths = masked_network(problem, dynamics), []
     with single_blas_thread(), Interrupt() as interrupt:
-        for share, stepper in forked(problem, branch, rtol=arguments["rtol"], atol=arguments["atol"]):
+        tolerances = {"rtol": arguments["rtol"], "atol": arguments["atol"]}
+        for share, stepper in forked(problem, branch, network=network, **tolerances):
             plan = plan_of(problem, dynamics, arguments, grid)
             outcome = drive(stepper, plan, point_maker(problem, dynamics, stepper), interrupt)
             paths.append((share, make_trajectory(problem, dynamics, arguments, outcome, stepper, grid)))

@@ -11,11 +11,14 @@ import numpy as np
 from gradflow.arguments import positive
 from gradflow.clocks.targets import At
 from gradflow.dynamics.flow import GradientFlow
+from gradflow.dynamics.normalized import LMFlow
+from gradflow.dynamics.polar import PolarFlow, WeightNormFlow
 from gradflow.networks import FullyConnected
 from gradflow.steppers.choose import FixedStep
 
 MOST_GRADIENTS = 10_000_000
 MOST_GRADIENTS_AT_KINKS = 200_000
+FOLLOWED = (GradientFlow, PolarFlow, WeightNormFlow, LMFlow)
 KINKS = ("follow", "ignore", "implicit")
 AT_BRANCH = ("likely", "active", "inactive", "stay", "stop")
 
@@ -80,9 +83,9 @@ def treatment_of_kinks(problem, dynamics, solver, kinks) -> tuple[str, str]:
     if not problem.network.kinked or dynamics.discrete:
         return "none", ""
     plain = type(dynamics) is GradientFlow and dynamics.rates is None
-    followed = plain and isinstance(problem.network, FullyConnected) and not problem.network.skips
+    possible = isinstance(problem.network, FullyConnected) and not problem.network.skips
     if kinks == "implicit":
-        if not (followed and isinstance(solver, FixedStep) and solver.method == "euler"):
+        if not (plain and possible and isinstance(solver, FixedStep) and solver.method == "euler"):
             raise ValueError(
                 "kinks = 'implicit' needs the plain flow of a fully connected network without skips, and"
                 " solver=gf.FixedStep('euler', step=...)"
@@ -90,8 +93,12 @@ def treatment_of_kinks(problem, dynamics, solver, kinks) -> tuple[str, str]:
         return "implicit", ""
     if kinks == "ignore":
         return "ignore", ""
-    if not followed:
-        return "ignore", f"kinks are not followed for {dynamics!r} on {problem.network}: the plain stepper is used"
+    if not possible or type(dynamics) not in FOLLOWED:
+        known = ", ".join(flow.__name__ for flow in FOLLOWED)
+        return "ignore", (
+            f"kinks are not followed for {dynamics!r} on {problem.network}, but for {known} on fully connected"
+            " networks without skips: the plain stepper is used"
+        )
     if str(solver) not in ("auto", "dop853", "rk45"):
         return "ignore", f"kinks are not followed by the solver {solver}: give 'auto', 'rk45' or 'dop853'"
     return "follow", ""

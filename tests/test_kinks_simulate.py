@@ -10,6 +10,13 @@ import gradflow as gf
 FLOW = gf.GradientFlow()
 
 
+class Twice(gf.Flow):
+    """A flow of one's own."""
+
+    def velocity(self, problem, t, state):
+        return -2.0 * problem.gradient(state)
+
+
 def sliding():
     """One neuron that slides along the kink of its second sample from t = 0.4067."""
     problem = gf.Problem(gf.FullyConnected([2, 1, 1]), oracles.HALF_SUM, [[1.0, 1.0], [0.0, 1.0]], [1.0, -1.2])
@@ -105,8 +112,8 @@ def test_implicit_masks_converge_to_the_followed_flow():
 def test_what_is_not_followed_says_so():
     problem = cases.make("relu", "square")
     theta0 = cases.start(problem)
-    polar = gf.simulate(problem, theta0, gf.PolarFlow(), t_end=0.01)
-    assert any("kinks are not followed for PolarFlow()" in note for note in polar.notes)
+    own = gf.simulate(problem, theta0, Twice(), t_end=0.01)
+    assert any("not followed for Twice() on" in n and "but for GradientFlow, PolarFlow" in n for n in own.notes)
     other = gf.simulate(problem, theta0, FLOW, t_end=0.01, solver="LSODA")
     assert any("not followed by the solver LSODA" in note for note in other.notes)
     with pytest.raises(ValueError, match="did not follow kinks"):

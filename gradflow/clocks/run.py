@@ -47,7 +47,9 @@ def clocked(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
     record, states = way.kept.record(way.switches, arguments["t_start"]), np.stack([row.state for row in way.kept.rows])
     notes, records, t = way.notes, {}, record.t
     if problem.network.kinked:
-        notes.append("kinks are followed in physical time and in the loss clocks only; others run over them")
+        notes.append(
+            "kinks are followed in physical time, by the plain flow in the loss clocks too; others run over them"
+        )
     theta = dynamics.unpack(problem, states)
     for name, (function, _) in arguments["record"].items():
         try:

@@ -32,10 +32,11 @@ def make_stepper(phase, solver, rtol, atol, first_step, deep, at_branch=None):
     name, base, clock = solver.name, phase.base, phase.clock
     field, tau, state = base.clocked(clock), phase.moment.tau, phase.moment.state
     if at_branch is not None and clock.name == "time":
+        from gradflow.kinks.charted import masked_network
         from gradflow.steppers.kinked import Kinked
 
-        pair = "dop853" if name == "dop853" else "rk45"
-        return Kinked(base.problem, tau, state, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair)
+        pair, network = "dop853" if name == "dop853" else "rk45", masked_network(base.problem, base.dynamics)
+        return Kinked(base.problem, tau, state, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair, network=network)
     if at_branch is not None and isinstance(clock, Normalised):
         from gradflow.clocks.kinked import log_kinked
 

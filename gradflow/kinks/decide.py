@@ -170,7 +170,7 @@ class CurvedTrials:
             self._run = self.network.run(self.theta, self.sigma)
             self.gradients += 1
             self._normals = self.network.normals(self.theta, self._run.slope, self._run.h, self.kinks)
-            self._gram = self._normals @ self._normals.T
+            self._gram = self._normals @ self.network.raised(self.theta, self._normals).T
         return self._run
 
     def __call__(self, status) -> Trial:
@@ -181,7 +181,7 @@ class CurvedTrials:
         d = self.network.attraction(run.delta, self.kinks)
         if stacked(self.network, self.kinks, sliding):
             d = stacked_attractions(self.network, self.theta, run, self.kinks, multipliers, sliding)
-        tie = ties(self._gram, np.linalg.norm(run.gradient), d)
+        tie = ties(self._gram, run.speed, d)
         return Trial(multipliers, d, plain - self._gram @ multipliers, tie)
 
     def point(self, status, sliding):

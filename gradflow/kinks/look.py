@@ -87,7 +87,8 @@ class Lookout:
     def __init__(self, network, degree, nodes=NODES):
         self._network, self._passes = network, network.passes
         self._nodes = np.asarray(nodes, dtype=float)
-        self._from_powers, self._from_shorter = bernstein_from_powers(degree), bernstein_from_powers(degree - 1)
+        first = network.first_degree * degree
+        self._from_powers, self._from_shorter = bernstein_from_powers(first), bernstein_from_powers(first - 1)
         self._from_values = bernstein_from_values(self._nodes)
         self._first = 0 in network.kinked_layers
         self._upper = [l for l in network.kinked_layers if l > 0]
@@ -116,7 +117,7 @@ class Lookout:
     def _first_layer(self, step, z, scale, signs, sides, fresh):
         """First violation in the first layer."""
         stop = self._network.kinks_at[1]
-        motion = self._network.first_layer(step.coefficients)
+        motion = self._network.first_layer(step)
         bernstein = self._from_powers @ np.vstack([z[:stop], motion])
         kinks, times = self._roots(bernstein, signs[:stop], np.full(stop, WRONG * scale))
         own = fresh.kinks < stop

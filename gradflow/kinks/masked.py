@@ -23,6 +23,11 @@ class Pass:
     h: np.ndarray
     delta: np.ndarray
 
+    @property
+    def speed(self) -> float:
+        """Size of the velocity in the metric of the flow."""
+        return float(np.linalg.norm(self.gradient))
+
 
 class MaskedNetwork:
     r"""Fully connected network whose kinked units multiply by stored masks.
@@ -63,7 +68,7 @@ class MaskedNetwork:
         self._layout = (self.widths, codes, low, high, self.bias, self.weights_at, self.kinks_at)
         self._loss = (LOSSES[problem.loss.name], problem.loss.factor(n), problem.decay)
         self.kinked_layers = [l for l, name in enumerate(names) if name in KINKED]
-        self.flat = self.kinked_layers == [0]
+        self.flat, self.first_degree = self.kinked_layers == [0], 1
         self._index(low, high)
 
     def _index(self, low, high):
@@ -111,6 +116,14 @@ class MaskedNetwork:
         )  # fmt: skip
         return rows
 
+    def raised(self, theta, normals) -> np.ndarray:
+        """Normals times the metric of the flow, which is the identity."""
+        return normals
+
+    def checked(self, theta) -> np.ndarray:
+        """A start as an array of its own."""
+        return self.problem.checked(theta).copy()
+
     def set_masks(self, sigma, kinks, values) -> None:
         """Write mask values of kinks into sigma; kinks tied to them follow, opposite ones with the opposite mask."""
         sigma[kinks] = values
@@ -152,7 +165,11 @@ class MaskedNetwork:
         inputs = int(self.widths[0])
         self.passes.project_rows(vector, rows, neurons, inputs, 0, inputs * int(self.widths[1]))
 
-    def first_layer(self, motion) -> np.ndarray:
+    def first_layer(self, step) -> np.ndarray:
+        """Coefficients (m, n * width) of x, x^2, ... of the first layer's pre-activations inside a step."""
+        return self._products(step.coefficients)
+
+    def _products(self, motion) -> np.ndarray:
         """Pre-activations (m, n * width) of the first layer for m vectors of the size of theta."""
         inputs, outputs = int(self.widths[0]), int(self.widths[1])
         weights = motion[:, : inputs * outputs].reshape(-1, inputs)

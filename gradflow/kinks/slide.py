@@ -85,15 +85,17 @@ class Surfaces:
     def multipliers(self, theta, run, u) -> tuple[np.ndarray, np.ndarray]:
         """Multipliers lambda, and the projected velocity."""
         normals = self._network.normals(theta, run.slope, run.h, self.kinks)
-        multipliers = solve_gram(self._network, normals @ normals.T, normals @ u)
-        return multipliers, u - normals.T @ multipliers
+        raised = self._network.raised(theta, normals)
+        multipliers = solve_gram(self._network, normals @ raised.T, normals @ u)
+        return multipliers, u - raised.T @ multipliers
 
     def restore(self, theta, sigma, rounds=1) -> np.ndarray:
         """Theta moved by Newton steps of least norm towards vanishing pre-activations."""
         for _ in range(rounds):
             z, slope, h = self._network.forward(theta, sigma)
             normals = self._network.normals(theta, slope, h, self.kinks)
-            theta = theta - normals.T @ solve_gram(self._network, normals @ normals.T, z[self.kinks])
+            raised = self._network.raised(theta, normals)
+            theta = theta - raised.T @ solve_gram(self._network, normals @ raised.T, z[self.kinks])
         return theta
 
 

@@ -104,10 +104,12 @@ def make_stepper(problem, dynamics, t: float, state, arguments: dict) -> Any:
         return Fixed(field, t, state, step=dynamics.step, method="euler", whole_steps=True)
     rtol, atol = arguments["rtol"], arguments["atol"]
     if arguments["kinks"] == "follow":
+        from gradflow.kinks.charted import masked_network
         from gradflow.steppers.kinked import Kinked
 
-        pair = "dop853" if solver.name == "dop853" else "rk45"
-        return Kinked(problem, t, state, rtol=rtol, atol=atol, at_branch=arguments["at_branch"], pair=pair)
+        pair, network = "dop853" if solver.name == "dop853" else "rk45", masked_network(problem, dynamics)
+        at_branch = arguments["at_branch"]
+        return Kinked(problem, t, state, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair, network=network)
     if arguments["kinks"] == "implicit":
         from gradflow.steppers.implicit_masks import ImplicitMasks
 

@@ -95,11 +95,11 @@ class Kinked:
             raise ValueError(f"at_branch = {at_branch!r}: choose one of {', '.join(CHOICES)}")
         if first_step is not None and not first_step > 0.0:
             raise ValueError(f"first_step = {first_step}: the first step must be positive; leave it out for a guess")
-        theta = problem.checked(theta).copy()
+        self.problem, self.network = problem, MaskedNetwork(problem) if network is None else network
+        theta = self.network.checked(theta)
         if theta.ndim != 1:
             raise ValueError(f"theta has shape {theta.shape}: kinks are followed one run at a time; give shape (P,)")
-        self.problem, self.network = problem, MaskedNetwork(problem) if network is None else network
-        used, absolute = _tolerances(rtol, atol, problem.size, coarsest=1e-4 if self.network.flat else 1e-6)
+        used, absolute = _tolerances(rtol, atol, theta.size, coarsest=1e-4 if self.network.flat else 1e-6)
         self._note = f"rtol = {used:g} was used, since {rtol:g} is not reliable at kinks" if used < rtol else ""
         tableau = tableaux.pair(pair)
         powers = power_weights(pair, tableau)
@@ -272,7 +272,7 @@ class Kinked:
     def velocity(self) -> np.ndarray:
         """Velocity at the state, a copy."""
         here = self._run.place.here
-        return np.full(self.problem.size, math.nan) if here is None else here.velocity.copy()
+        return np.full(self._run.place.theta.size, math.nan) if here is None else here.velocity.copy()
 
     @property
     def step(self) -> float:

@@ -28,7 +28,7 @@ def branches(problem: Any, branch: Branch, *, most: int = 16, **options: Any) ->
     most : int
         At most so many paths: kinks whose side is almost certain keep it.
     **options
-        Arguments of :class:`Kinked`: rtol, atol, at_branch, pair, first_step, nodes.
+        Arguments of :class:`Kinked`: rtol, atol, at_branch, pair, first_step, nodes, network.
 
     Returns
     -------

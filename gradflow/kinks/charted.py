@@ -1,0 +1,103 @@
+"""A network with stored masks in the state of a preconditioned flow."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradflow.kinks.charts import CHARTS
+from gradflow.kinks.masked import MaskedNetwork, Pass
+
+
+@dataclass(frozen=True)
+class ChartedPass(Pass):
+    """A pass whose `gradient` is minus the velocity of the state, B times the `slopes` of the objective by it."""
+
+    slopes: np.ndarray
+
+    @property
+    def speed(self) -> float:
+        """Root of the rate at which the objective falls."""
+        return math.sqrt(max(float(self.slopes @ self.gradient), 0.0))
+
+
+class ChartedNetwork(MaskedNetwork):
+    r"""Masked network of the state s of a polar, weight-normalised, LM or rated flow, in the place of theta.
+
+    On sliding kinks :math:`s' = -B(\nabla_s F + N^T\lambda)`, :math:`N B N^T\lambda = -N B\,\nabla_s F`, with rows N
+    the gradients of their pre-activations by s; in theta :math:`\theta' = M(u - N_\theta^T\lambda)`,
+    :math:`M = J B J^T`.
+
+    Parameters
+    ----------
+    problem : Problem
+        As for :class:`MaskedNetwork`.
+    flow : PolarFlow, WeightNormFlow, LMFlow or GradientFlow
+    """
+
+    def __init__(self, problem, flow):
+        super().__init__(problem)
+        self.chart, self.flat = CHARTS[type(flow)](problem, flow), False
+        if self.chart.scaled:
+            inputs = int(self.widths[0])
+            self.first_degree, first = 2, inputs * np.arange(self.widths[1])
+            self._owners = self.chart.group[self.chart.place[first]]
+
+    def run(self, theta, sigma) -> ChartedPass:
+        """Objective and velocity at a state under the masks sigma."""
+        chart, plain = self.chart, super().run(self.chart.theta(theta), sigma)
+        slopes, value = chart.pulled(theta, plain.gradient[None])[0], plain.value
+        if chart.decay > 0.0:
+            value += chart.decay * theta[0] ** 2
+            slopes[0] += 2.0 * chart.decay * theta[0]
+        gradient = chart.raised(theta, slopes[None])[0]
+        return ChartedPass(value, gradient, plain.z, plain.slope, plain.h, plain.delta, slopes)
+
+    def forward(self, theta, sigma) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pre-activations, slopes and values of the hidden units."""
+        return super().forward(self.chart.theta(theta), sigma)
+
+    def normals(self, theta, slope, h, kinks) -> np.ndarray:
+        """Gradients (len(kinks), S) of the pre-activations by the state."""
+        return self.chart.pulled(theta, super().normals(self.chart.theta(theta), slope, h, kinks))
+
+    def raised(self, theta, normals) -> np.ndarray:
+        """Normals times the metric."""
+        return self.chart.raised(theta, normals)
+
+    def checked(self, theta) -> np.ndarray:
+        """A start as an array of its own."""
+        state, size = np.array(theta, dtype=np.float64), self.chart.size
+        if state.shape != (size,):
+            raise ValueError(f"the state has shape {state.shape}: give shape ({size},), from pack(theta) of the flow")
+        return state
+
+    def adjoint_below(self, theta, layer, slope, delta) -> None:
+        """Overwrite the adjoints of layer - 1 with those that follow from `layer` and its slopes."""
+        super().adjoint_below(self.chart.theta(theta), layer, slope, delta)
+
+    def scales(self, theta, z) -> np.ndarray:
+        """Size of the pre-activations of each hidden layer."""
+        return super().scales(self.chart.theta(theta), z)
+
+    def first_layer(self, step) -> np.ndarray:
+        """Coefficients of the first layer's pre-activations, times a positive factor that is 1 at the start.
+
+        Where weights have a scale r, of r (u . x): a polynomial of twice the degree.
+        """
+        chart, count = self.chart, self.chart.count
+        if not self.chart.scaled:
+            return self._products(step.coefficients[:, count:][:, chart.place] if count else step.coefficients)
+        rows = np.vstack([step.y, step.coefficients])
+        turns = self._products(rows[:, count:][:, chart.place])
+        scales = np.tile(rows[:, self._owners], self.n)
+        product = np.zeros((2 * len(rows) - 1, turns.shape[1]))
+        for power, scale in enumerate(scales):
+            product[power : power + len(rows)] += scale * turns
+        return product[1:] / np.tile(chart.lengths(step.y)[self._owners], self.n)
+
+
+def masked_network(problem, flow) -> MaskedNetwork:
+    """Masked network in the state of a flow: of theta itself for the plain one."""
+    plain = getattr(flow, "rates", 0) is None
+    return MaskedNetwork(problem) if plain else ChartedNetwork(problem, flow)
