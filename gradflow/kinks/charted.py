@@ -37,11 +37,20 @@ class ChartedNetwork(MaskedNetwork):
 
     def __init__(self, problem, flow):
         super().__init__(problem)
-        self.chart, self.flat = CHARTS[type(flow)](problem, flow), False
-        if self.chart.scaled:
-            inputs = int(self.widths[0])
-            self.first_degree, first = 2, inputs * np.arange(self.widths[1])
-            self._owners = self.chart.group[self.chart.place[first]]
+        self.chart = chart = CHARTS[type(flow)](problem, flow)
+        if chart.count:
+            self.first_entries = chart.count + chart.place[self.first_entries]
+        self.flat = self.flat and chart.even(self.first_entries)
+        if chart.scaled:
+            self.first_degree, self._owners = 2, chart.group[self.first_entries[:, 0] - chart.count]
+
+    def first_metric(self, theta, neurons) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (q, b) of first-layer units."""
+        return self.chart.first_metric(theta, self.first_entries[neurons, 0])
+
+    def remove_rows(self, vector, rows, neurons) -> None:
+        """Remove orthonormal rows from the weights (and bias) of the given neurons of the first layer."""
+        super().remove_rows(vector[self.chart.count :], rows, neurons)
 
     def run(self, theta, sigma) -> ChartedPass:
         """Objective and velocity at a state under the masks sigma."""

@@ -21,6 +21,14 @@ class Rated:
         self.size = problem.size
         self._rates = rate_vector(problem, flow.rates)
 
+    def even(self, entries) -> bool:
+        """Whether the metric multiplies the normal of a sliding kink with these entries (units, m) by a number."""
+        return bool((self._rates[entries] == self._rates[entries[:, :1]]).all())
+
+    def first_metric(self, state, entries) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (q, b) for places (m,) in the state: theta' = q s' there, and the metric is b on tangents."""
+        return np.ones(len(entries)), self._rates[entries]
+
     def theta(self, state) -> np.ndarray:
         """Parameters at a state."""
         return state
@@ -45,6 +53,13 @@ class _Directions:
         self.group = np.repeat(np.arange(starts.size - 1), np.diff(starts))
         self.place = np.empty_like(order)
         self.place[order] = np.arange(order.size)
+
+    def even(self, entries) -> bool:
+        """Whether the metric multiplies the normal of a sliding kink with these entries (units, m) by a number.
+
+        Along a direction the normal is 0, since z is; only where one unit alone has a scale, that may vanish with z.
+        """
+        return not self.scaled or (len(entries) > 1 and np.unique(self.group[entries - self.count]).size == 1)
 
     def _natural(self, ordered) -> np.ndarray:
         """Entries in the order of theta."""
@@ -90,6 +105,11 @@ class Polar(_Directions):
         turn = angular[self.group] * self._tangent(u, rows[:, self.count :])
         return np.hstack([radial * rows[:, : self.count], turn])
 
+    def first_metric(self, state, entries) -> tuple[np.ndarray, np.ndarray]:
+        """q = r, b = eta_u(r)."""
+        radius = state[self.group[entries - self.count]]
+        return radius, np.array([self._angular(r) for r in radius])
+
 
 class WeightNorm(_Directions):
     r"""Scales g and vectors v: :math:`B = (\eta_g, \eta_v I)`, so that with :math:`\hat v = v/|v|` on a group
@@ -122,6 +142,11 @@ class WeightNorm(_Directions):
         """rows B."""
         return rows * self._rates
 
+    def first_metric(self, state, entries) -> tuple[np.ndarray, np.ndarray]:
+        """q = g/|v|, b = eta_v."""
+        group = self.group[entries - self.count]
+        return (state[: self.count] / self.lengths(state))[group], np.full(len(entries), self._rates[-1])
+
 
 class Normalised(_Directions):
     r"""One signed scale rho of the last layer and unit layers: :math:`B = (1, I - V_k V_k^T)`; the decay
@@ -150,6 +175,10 @@ class Normalised(_Directions):
     def raised(self, state, rows) -> np.ndarray:
         """rows B."""
         return np.hstack([rows[:, :1], self._tangent(state[1:], rows[:, 1:])])
+
+    def first_metric(self, state, entries) -> tuple[np.ndarray, np.ndarray]:
+        """q = b = 1."""
+        return np.ones(len(entries)), np.ones(len(entries))
 
 
 Chart = Rated | Polar | WeightNorm | Normalised

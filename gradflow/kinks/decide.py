@@ -124,15 +124,12 @@ class FlatTrials:
         self._run = network.run(theta, self.sigma)
         self.gradients = 1
         rows, neurons = network.extended_samples(network.samples[kinks]), network.neurons[kinks]
-        self._gram = rows @ rows.T * (neurons[:, None] == neurons[None, :])
+        pull, mobility = network.first_metric(theta, neurons)
+        self._gram = rows @ rows.T * (neurons[:, None] == neurons[None, :]) * (mobility * pull**2)
         self._d = network.attraction(self._run.delta, kinks)
-        inputs = int(network.widths[0])
-        u = -self._run.gradient
-        blocks = u[: inputs * network.widths[1]].reshape(-1, inputs)
-        if network.bias:
-            blocks = np.column_stack([blocks, u[inputs * network.widths[1] :][: network.widths[1]]])
-        self._normal_speed = np.einsum("ap,ap->a", rows, blocks[neurons]) + self._gram @ (self._d * self._fixed)
-        self._tie = ties(self._gram, np.linalg.norm(blocks[neurons], axis=1), self._d)
+        moves = -self._run.gradient[network.first_entries[neurons]]
+        self._normal_speed = pull * np.einsum("ap,ap->a", rows, moves) + self._gram @ (self._d * self._fixed)
+        self._tie = ties(self._gram, np.linalg.norm(moves, axis=1) / np.sqrt(mobility), self._d)
 
     def __call__(self, status) -> Trial:
         """Multipliers and speeds for one choice."""

@@ -70,6 +70,19 @@ class MaskedNetwork:
         self.kinked_layers = [l for l, name in enumerate(names) if name in KINKED]
         self.flat, self.first_degree = self.kinked_layers == [0], 1
         self._index(low, high)
+        self.first_entries = self._first_entries()
+
+    def _first_entries(self) -> np.ndarray:
+        """Places (width, inputs) in theta of the weights, and the bias, of each unit of the first layer."""
+        inputs, outputs = int(self.widths[0]), int(self.widths[1])
+        units = np.arange(outputs)[:, None]
+        entries = inputs * units + np.arange(inputs)
+        return np.hstack([entries, inputs * outputs + units]) if self.bias else entries
+
+    def first_metric(self, theta, neurons) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (q, b) of first-layer units: z' = q x . w' for entries w of the state, and B grad z = b q x."""
+        ones = np.ones(len(neurons))
+        return ones, ones
 
     def _index(self, low, high):
         """Which units are kinks of their own, which ones follow another, and the jump of the slope at each."""

@@ -2,7 +2,8 @@ r"""Sliding: gradient flow on the surface where some pre-activations vanish.
 
 With rows N the normals of the sliding kinks and u the plain velocity, :math:`v = u - N^T\lambda`,
 :math:`N N^T \lambda = N u`. Kinks of the first layer only: a small constant projection per neuron. Else: the Gram
-matrix at the current theta.
+matrix at the current theta. With a metric M, :math:`v = M(u - N^T\lambda)`, :math:`N M N^T\lambda = N M u`; the network
+says what M does to normals.
 """
 
 from dataclasses import dataclass
@@ -48,10 +49,7 @@ class Planes:
         self._basis = np.vstack(bases) if bases else np.zeros((0, rows.shape[1]))
         self._owners, self._dual = np.array(owners, dtype=np.int64), dual
         self.pinned = [int(j) for j in np.unique(neurons) if owners.count(j) == rows.shape[1]]
-        inputs, outputs = int(network.widths[0]), int(network.widths[1])
-        entries = np.arange(inputs) + inputs * neurons[:, None]
-        self._entries = np.hstack([entries, inputs * outputs + neurons[:, None]]) if network.bias else entries
-        self._bias_at = inputs * outputs
+        self._entries, self._neurons = network.first_entries[neurons], neurons
 
     def project(self, vector) -> None:
         """Remove the normal part from a vector of the size of theta."""
@@ -60,7 +58,8 @@ class Planes:
 
     def multipliers(self, theta, run, u) -> tuple[np.ndarray, np.ndarray]:
         """Multipliers lambda, and the projected velocity (u is overwritten)."""
-        multipliers = np.einsum("ap,ap->a", self._dual, u[self._entries])
+        pull, mobility = self._network.first_metric(theta, self._neurons)
+        multipliers = np.einsum("ap,ap->a", self._dual, u[self._entries]) / (mobility * pull)
         self.project(u)
         return multipliers, u
 
