@@ -8,8 +8,9 @@ from scipy.optimize import brentq
 from test_kinks_cases import regression
 
 import gradflow as gf
-from gradflow.kinks.charted import ChartedNetwork
-from gradflow.kinks.slide import Surfaces, surface
+from gradflow.kinks.charted import ChartedNetwork, masked_network
+from gradflow.kinks.slide import Surfaces, point, ratio, surface
+from gradflow.resuming import at_its_end
 
 pytestmark = pytest.mark.filterwarnings("ignore:the network is not homogeneous")
 
@@ -148,6 +149,19 @@ def test_lm_neuron_on_its_kink_branches_when_rho_vanishes():
     assert np.abs(paths[0][1].end - run.end).max() < 1e-7
 
 
+def test_share_of_discrete_lm_steps_that_leave_the_branch_point_to_the_active_side():
+    """Steps of the angle of V_1 and of rho from random starts near the kink."""
+    rng, x, y, step = np.random.default_rng(0), *map(np.array, BRANCHING), 1e-2
+    angle, rho = 1e-2 * rng.normal(size=2000), 0.3 + 1e-2 * rng.normal(size=2000)
+    for _ in range(150):
+        unit, turn = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        z = x @ unit
+        error = rho * np.maximum(z, 0.0) - y[:, None]
+        angle = angle + np.arctan(-step * (rho * error * (z > 0.0) * (x @ turn)).sum(0))
+        rho = rho - step * (error * np.maximum(z, 0.0)).sum(0)
+    assert np.mean(angle > 0.0) == pytest.approx(0.8, abs=0.04)
+
+
 @pytest.mark.parametrize("power", [0.0, 1.0, -1.0])
 def test_a_neuron_slides_with_radial_rates(power):
     """u_1 = (1, 0) is held: p' = -p^k a e, a' = -a^k p e with e = a p - 1 conserve p^(2-k) - a^(2-k)."""
@@ -179,6 +193,32 @@ def test_a_neuron_slides_in_polar_coordinates_of_all_its_weights(radial, angular
     square = brentq(lambda s: kept(s, np.sqrt(s * s - 4.0)) - first, 2.0 + 1e-14, 60.0, xtol=1e-14)
     assert (run.end**2).sum() == pytest.approx(square, abs=1e-7)
     assert run.end[0] * run.end[2] == pytest.approx(1.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if name != "rates apart"])
+def test_masks_of_sliding_kinks_are_those_of_the_plain_flow_at_the_same_theta(name):
+    """Two layers: both lambda and v along the normal are multiplied by the number that the metric is there."""
+    problem, theta = regression([5, 20, 1])
+    run = gf.simulate(problem, theta, gf.GradientFlow(), t_end=8.0, rtol=1e-7)
+    plain = at_its_end(run)
+    assert plain.sliding.size >= 3
+    theta, masks = run.end.copy(), plain.masks.copy()
+    flow = FLOWS[name]
+    if name.startswith("lm"):
+        layers = {key: block for key, block in problem.layers(theta).items()}
+        size = np.sqrt((layers["W1"] ** 2).sum() + (layers["b1"] ** 2).sum())
+        theta = problem.flatten({**layers, "W1": layers["W1"] / size, "b1": layers["b1"] / size})
+    expected, found = masked_network(problem, gf.GradientFlow()), masked_network(problem, flow)
+    state = flow.pack(problem, theta)
+    masks[plain.sliding] = 0.0
+    sigma = [masks_at(network, at, masks, plain.sliding) for network, at in ((expected, theta), (found, state))]
+    np.testing.assert_allclose(sigma[1], sigma[0], rtol=1e-8, atol=1e-10)
+
+
+def masks_at(network, state, masks, sliding):
+    """sigma of sliding kinks at a state."""
+    here = point(network, state, masks, surface(network, sliding))
+    return ratio(here.multipliers, here.attraction)
 
 
 @pytest.mark.parametrize("name", FLOWS)

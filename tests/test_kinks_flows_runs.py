@@ -89,7 +89,7 @@ SEEDS = [
 )
 def test_random_starts_reach_the_end_with_falling_loss_and_kept_invariants(name, widths, seed):
     problem, theta0 = regression(widths, seed, n=20)
-    run = gf.simulate(problem, theta0, FLOWS[name], t_end=5.0, rtol=1e-7, save_at="steps")
+    run = gf.simulate(problem, theta0, FLOWS[name], t_end=3.0, rtol=1e-7, save_at="steps")
     assert run.status == Status.REACHED_END
     assert (np.diff(run.loss) <= 1e-9).all()
     for values in run.drift.values():

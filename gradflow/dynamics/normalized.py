@@ -26,7 +26,8 @@ class LMFlow(Flow):
     The multiplier :math:`\nu = -\langle V_k, \partial_{V_k}L\rangle` is the same for every layer of a homogeneous
     network. Decay is on rho alone, not on theta: a problem with decay is refused. The start is
     :math:`V_k = W_k/\|W_k\|_F`, :math:`\rho = \prod_k \|W_k\|_F`, which keeps the function of a homogeneous network of
-    degree one per layer without biases; from any other theta the start says that the function changes.
+    degree one per layer without biases; from any other theta the start says that the function changes. Networks with
+    kinks are followed through them; what slides keeps the layers on their spheres.
 
     Parameters
     ----------

@@ -67,7 +67,8 @@ class PolarFlow(Flow):
     .. math:: r' = -\eta_r(r)\, u\cdot g, \qquad u' = -\eta_u(r)\, r\,(I - u u^T)\, g, \qquad g = \nabla F(r u).
 
     With radial rate 1 and angular rate :math:`1/r^2` (``gf.PowerRate(1, -2)``) this is the plain flow. A diagonal
-    network that starts positive is carried as (r, log u), so that entries far below atol keep their digits.
+    network that starts positive is carried as (r, log u), so that entries far below atol keep their digits. Networks
+    with kinks are followed through them, in the metric :math:`\eta_r u u^T + \eta_u r^2 (I - u u^T)`.
 
     Parameters
     ----------
@@ -214,7 +215,7 @@ class WeightNormFlow(Flow):
     .. math:: g' = -\eta_g\, \hat v\cdot\nabla F, \qquad v' = -\eta_v\, \frac{g}{|v|}\,(I - \hat v\hat v^T)\nabla F,
 
     :math:`\hat v = v/|v|`; each :math:`|v_g|` is conserved. At the start g = |theta_g| and v = theta_g, or v of unit
-    norm.
+    norm. Networks with kinks are followed through them; a scale g may pass zero.
 
     Parameters
     ----------

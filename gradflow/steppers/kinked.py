@@ -53,7 +53,8 @@ class Kinked:
     nodes : array_like, optional
         Fractions of a step, from 0 to 1, at which the layers above the first are looked at.
     network : MaskedNetwork, optional
-        The network with stored masks, where its objective is another than the problem's.
+        The network with stored masks, where its objective is another than the problem's, or its flow not the plain one:
+        theta is then the state of that flow (``gradflow.kinks.charted.ChartedNetwork``).
 
     Raises
     ------
