@@ -8,7 +8,14 @@ GRADIENT_PAIRS = {
     "scipy, numpy gradient": ("scipy DOP853, numpy", "scipy LSODA, numpy", "scipy Radau, numpy"),
     "torchdiffeq, autograd": ("torchdiffeq",),
 }
-OWN_COLOURS = {"auto": "black", "dop853": "navy", "rk45": "royalblue", "stiff": "darkgreen", "stabilised": "limegreen"}
+OWN_COLOURS = {
+    "auto": "black",
+    "dop853": "navy",
+    "rk45": "royalblue",
+    "adams": "purple",
+    "stiff": "darkgreen",
+    "stabilised": "limegreen",
+}
 COLOURS = {
     "scipy": "tab:purple",
     "torchdiffeq": "tab:red",

@@ -5,7 +5,7 @@ from gradflow.steppers.choose import NAMES
 
 from .contender import Contender, TooSlow
 
-BY_HAND = tuple(name for name in ("dop853", "rk45", "stabilised", "stiff") if name in NAMES)
+BY_HAND = tuple(name for name in ("dop853", "rk45", "adams", "stabilised", "stiff") if name in NAMES)
 
 
 def simulate(solver, save_at=2):

@@ -60,6 +60,10 @@ def make_stepper(phase, solver, rtol, atol, first_step, deep, at_branch=None):
 
         pair = "dop853" if name == "auto" else name
         return Explicit(field, tau, state, rtol=rtol, atol=atol, pair=pair, first_step=first_step)
+    if name == "adams":
+        from gradflow.steppers.adams import Adams
+
+        return Adams(field, tau, state, rtol=rtol, atol=atol)
     if name == "stabilised":
         from gradflow.steppers.stabilised import Stabilised
 
@@ -82,7 +86,7 @@ def checked_clocked_solver(solver) -> None:
     """Refuse what cannot be stepped one accepted step at a time in a clock."""
     if isinstance(solver, FixedStep) or solver.name.startswith("torchdiffeq"):
         raise ValueError(
-            f"solver = {solver}: with a clock choose one of auto, dop853, rk45, stabilised, stiff,"
+            f"solver = {solver}: with a clock choose one of auto, dop853, rk45, adams, stabilised, stiff,"
             " LSODA, Radau, BDF, cvode"
         )
 

@@ -15,7 +15,8 @@ SCIPY = ("LSODA", "Radau", "BDF")
 TORCHDIFFEQ = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 TORCHDIFFEQ_FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 FIXED_NAMES = (*FIXED, *(f"torchdiffeq:{name}" for name in TORCHDIFFEQ_FIXED))
-NAMES = ("auto", *EXPLICIT, "stabilised", "stiff", *SCIPY, "cvode", *(f"torchdiffeq:{name}" for name in TORCHDIFFEQ))
+OWN = (*EXPLICIT, "adams", "stabilised", "stiff")
+NAMES = ("auto", *OWN, *SCIPY, "cvode", *(f"torchdiffeq:{name}" for name in TORCHDIFFEQ))
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ def _adaptive(problem, dynamics, field, t, state, name, rtol, atol):
         from gradflow.steppers.auto import Auto
 
         return Auto(field, t, state, rtol=rtol, atol=atol, symmetric=symmetric, kinked=problem.network.kinked)
+    if name == "adams":
+        from gradflow.steppers.adams import Adams
+
+        return Adams(field, t, state, rtol=rtol, atol=atol)
     if name == "stabilised":
         from gradflow.steppers.stabilised import Stabilised
 

@@ -1,0 +1,365 @@
+"""Adams stepper: few gradients per unit of time where gradients are costly, also where stability binds."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradflow.kernels.calls import compiled
+from gradflow.status import Status
+from gradflow.steppers.adams_loop import HELPERS, TWINS, advance
+from gradflow.steppers.adaptive import Limits
+from gradflow.steppers.explicit import _tolerances
+from gradflow.steppers.field import Field
+from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
+
+STABLE = (2.0, 2.4, 1.93, 1.41, 1.03, 0.77, 0.57, 0.43, 0.33, 0.26, 0.21)
+"""Real stability limits h |lambda| of even steps with k = 1 to 11 velocities and the full correction."""
+DAMPING = (0.0, 0.46, 0.58, 0.68, 0.77, 0.84)
+"""Fraction of the correction that damped steps make, k = 1 to 6; 0: not damped."""
+STABLE_DAMPED = (0.0, 5.21, 3.56, 2.36, 1.62, 1.16)
+"""Their real stability limits."""
+_SAFE = 0.85
+_DEPTH = len(STABLE) + 1
+
+_NUMBERS = tuple("t t_before newest length h next h_tried value newest_value rho moved low middle high size".split())
+_COUNTERS = tuple("order damped used known failures stiff calm due has_value".split())
+_COUNTS = tuple("gradients accepted rejected".split())
+_RECORD = np.dtype([(name, "f8") for name in _NUMBERS] + [(name, "i8") for name in _COUNTERS + _COUNTS])
+_VECTORS = ("state", "velocity", "y", "base")
+
+
+class Method(NamedTuple):
+    """Error constants and safe stability limits, full and damped, by number of velocities; tolerances."""
+
+    error: np.ndarray
+    stable: np.ndarray
+    damping: np.ndarray
+    most_order: int
+    rtol: float
+    atol: np.ndarray
+    stiff_gradients: float
+
+
+class Memory(NamedTuple):
+    """Arrays of one run.
+
+    ``state`` and ``state_before`` are what the caller sees; ``y`` is the newest point, ``base`` the one before.
+    ``rows`` holds velocities and ``slots`` says which: those of the history, newest first, then those at the predicted
+    end of the last step, at that of the trial step, and at the corrected end of the trial step.
+    """
+
+    state: np.ndarray
+    state_before: np.ndarray
+    velocity: np.ndarray
+    y: np.ndarray
+    base: np.ndarray
+    predicted: np.ndarray
+    corrected: np.ndarray
+    D: np.ndarray
+    norms: np.ndarray
+    rows: np.ndarray
+    times: np.ndarray
+    slots: np.ndarray
+
+
+class Adams:
+    r"""Adams-Bashforth-Moulton stepper of order 1 to 12 with variable steps: two gradients a step.
+
+    From the last k velocities, on whatever times they were, a step predicts :math:`p`, evaluates, corrects
+
+    .. math:: y = p + \theta h \gamma_k \big(f(p) - \text{extrapolated } f\big),
+
+    and evaluates. With :math:`\theta = 1` this has order k + 1; the error estimate, entry by entry over
+    ``atol + rtol |state|``, is the difference to order k. With :math:`\theta < 1` it has order k, and on the real axis
+    a stability limit up to twice as large: 5.2 for k = 2. How far f moves with the correction measures the norm of the
+    Jacobian. The next step takes the k and the :math:`\theta` that allow the longest length, by error and by
+    stability; so orders sink where stability binds, instead of steps failing.
+
+    Parameters
+    ----------
+    field : Field
+        Velocity; not shared with another stepper. It is evaluated beyond t_end, see :meth:`advance`.
+    t : float
+        Start time.
+    state : array_like, (S,)
+        Start state.
+    rtol : float
+        Relative tolerance.
+    atol : float or array_like, (S,)
+        Absolute tolerance, for all entries or for each; large for entries that must not steer the step.
+    stiff_gradients : float
+        ``advance`` returns ``Status.STIFF`` after 15 steps bound by stability (six others in a row clear the count) if
+        about this many gradients or more remain to t_end; infinite: never.
+
+    Raises
+    ------
+    ValueError
+        If a tolerance is negative, both are zero, or shapes do not agree.
+
+    References
+    ----------
+    Shampine, Gordon: Computer Solution of Ordinary Differential Equations, Freeman (1975);
+    Hairer, Norsett, Wanner: Solving Ordinary Differential Equations I, sections III.1, III.5 and III.7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gradflow.kernels.calls import call
+    >>> from gradflow.kernels.kernel import Kernel
+    >>> from gradflow.steppers.adams import Adams
+    >>> from gradflow.steppers.field import Field
+    >>> def bowl(theta, out, numbers, layout, work):
+    ...     out[:] = theta
+    ...     return 0.5 * float(theta @ theta)
+    >>> def flow(t, state, out, chain, numbers, layout, work, coefficients):
+    ...     value = call(chain[0], state, out, numbers, layout, work)
+    ...     out[:] = -out
+    ...     return value
+    >>> kernel = Kernel("bowl", bowl, None, np.zeros(1), np.zeros(0, np.int64), 0, compiled=False, flops=2.0)
+    >>> stepper = Adams(Field((flow,), kernel), 0.0, [1.0], rtol=1e-8, atol=1e-10)
+    >>> print(stepper.advance(1.0))
+    reached the end time
+    >>> print(stepper.t, round(float(stepper.state[0]), 7))
+    1.0 0.3678794
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        t: float,
+        state: Any,
+        *,
+        rtol: float = 1e-6,
+        atol: Any = 1e-8,
+        stiff_gradients: float = math.inf,
+    ) -> None:
+        y = start_vector(state)
+        self.field = field
+        self._method = _method(float(rtol), _tolerances(float(rtol), atol, y.size), float(stiff_gradients))
+        self._memory = Memory(
+            *(y.copy() for _ in range(2)),
+            np.zeros(y.size),
+            *(y.copy() for _ in range(4)),
+            D=np.zeros((3, y.size)),
+            norms=np.zeros(4),
+            rows=np.zeros((_DEPTH + 3, y.size)),
+            times=np.zeros(_DEPTH + 3),
+            slots=np.arange(_DEPTH + 3),
+        )
+        self._record = np.zeros(1, _RECORD)
+        self._now = self._record[0]
+        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
+        self._begin(float(t))
+
+    def _begin(self, t: float) -> None:
+        """Evaluate the start, and make a first step of half the tolerance."""
+        now, memory, method = self._now, self._memory, self._method
+        now["t"] = now["t_before"] = now["newest"] = memory.times[0] = t
+        now["value"] = now["newest_value"] = self.field(t, memory.y, memory.rows[0])
+        now["gradients"] = now["has_value"] = now["order"] = now["known"] = 1
+        with np.errstate(all="ignore"):
+            scaled = memory.rows[0] / (method.atol + method.rtol * np.abs(memory.y))
+            speed = float(np.linalg.norm(scaled)) / math.sqrt(scaled.size)
+        now["h"] = now["h_tried"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
+
+    def _finite(self) -> bool:
+        """Whether value, state and velocity at the start are finite."""
+        m = self._memory
+        return bool(np.isfinite(self._now["value"]) and np.isfinite(m.y).all() and np.isfinite(m.rows[0]).all())
+
+    def advance(
+        self,
+        t_end: float,
+        *,
+        save_at: np.ndarray | None = None,
+        saved: np.ndarray | None = None,
+        max_gradients: int = UNLIMITED,
+        max_steps: int = UNLIMITED,
+        loss_below: float = -math.inf,
+    ) -> Status:
+        """Step until t_end or another reason to stop.
+
+        Neither saving, pausing nor t_end changes the steps: the last one goes past t_end, and the state there is
+        interpolated. The next call goes on from where the steps are, with the same bits as one longer run.
+
+        Parameters
+        ----------
+        t_end : float
+            Not before ``t``; may be infinite.
+        save_at : ndarray, (m,)
+            Increasing times. Those before the last accepted step are skipped, so that the same array can be handed
+            to every call of a run.
+        saved : ndarray of float64, (m, S)
+            Row k receives the state at ``save_at[k]`` once an accepted step reaches it.
+        max_gradients : int
+            Bound on ``counts["gradients"]``, which counts from the start of the run.
+        max_steps : int
+            Bound on the accepted steps of this call.
+        loss_below : float
+            Stop after the first step that ends with a lower objective.
+
+        Returns
+        -------
+        Status
+            LOSS_BELOW, REACHED_END, STIFF, PAUSED (max_steps) or GRADIENT_BUDGET; STEP_TOO_SMALL or DIVERGED when no
+            step from the current state is accepted; NOT_FINITE_START.
+
+        Raises
+        ------
+        ValueError
+            If t_end lies before t, or ``saved`` does not fit.
+        """
+        t_end = float(t_end)
+        if not t_end >= self.t:
+            raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
+        if self._now["accepted"] == 0 and not self._finite():
+            return Status.NOT_FINITE_START
+        limits = Limits(t_end, int(max_gradients), int(max_steps), float(loss_below))
+        return self._run(self._method, limits, *save_arrays(save_at, saved, self._memory.state.size))
+
+    def _run(self, method: Method, limits: Limits, save_at: np.ndarray, saved: np.ndarray) -> Status:
+        """Run the compiled or interpreted loop."""
+        first = int(np.searchsorted(save_at, self.t_before))
+        arguments = (self.field.rhs, method, limits, self._memory, self._record, save_at, saved, first)
+        if self.field.compiled:
+            return Status(self._advance(*arguments))
+        with np.errstate(all="ignore"):
+            return Status(self._advance(*arguments))
+
+    def dense(self, t: Any) -> np.ndarray:
+        """State at times inside the last accepted step, with the same bits as ``save_at`` gives.
+
+        The integral of the polynomial that the corrector integrates, of order k + 1; it costs no gradients.
+
+        Parameters
+        ----------
+        t : float or array_like, (m,)
+            Increasing, from ``t_before`` to ``t``.
+
+        Returns
+        -------
+        ndarray, (S,) or (m, S)
+
+        Raises
+        ------
+        ValueError
+            If a time lies outside.
+        """
+        times = times_inside(t, self.t_before, self.t)
+        states = np.empty((times.size, self._memory.y.size))
+        self._run(
+            self._method._replace(stiff_gradients=math.inf), Limits(math.inf, UNLIMITED, 0, -math.inf), times, states
+        )
+        return states if np.ndim(t) else states[0]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a run needs to go on: numbers and arrays ("state", "velocities" and others), all copies.
+
+        A stepper restored from it takes the steps of one longer run, bit for bit.
+        """
+        now, m = self._now, self._memory
+        count = min(max(int(now["order"]), int(now["used"])) + 2, int(now["known"]))
+        kept = [*m.slots[:count], m.slots[-3]]
+        numbers = {name: now[name].item() for name in _NUMBERS + _COUNTERS + _COUNTS}
+        vectors = {name: getattr(m, name).copy() for name in _VECTORS}
+        return numbers | vectors | {"velocities": m.rows[kept], "times": m.times[kept[:-1]]}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go to the state that a snapshot describes, counters included; dense output starts with the next step.
+
+        Raises
+        ------
+        ValueError
+            If the snapshot belongs to a state of another size.
+        """
+        now, m = self._now, self._memory
+        if np.shape(snapshot["state"]) != m.y.shape:
+            raise ValueError(
+                f"the snapshot's state has shape {np.shape(snapshot['state'])}, this stepper's {m.y.shape}:"
+                " restore it to a stepper of the same problem"
+            )
+        for name in _NUMBERS + _COUNTERS + _COUNTS:
+            now[name] = snapshot[name]
+        for name in _VECTORS:
+            getattr(m, name)[:] = snapshot[name]
+        count = len(snapshot["times"])
+        m.slots[:] = np.arange(m.slots.size)
+        m.rows[:count], m.rows[m.slots[-3]] = snapshot["velocities"][:-1], snapshot["velocities"][-1]
+        m.times[:count] = snapshot["times"]
+        m.state_before[:] = m.state
+        now["t_before"], now["known"] = now["t"], count
+
+    @property
+    def t(self) -> float:
+        """Time after the last accepted step, or t_end if that step went past it."""
+        return float(self._now["t"])
+
+    @property
+    def t_before(self) -> float:
+        """Time before the last accepted step, or the t_end at which it was entered."""
+        return float(self._now["t_before"])
+
+    @property
+    def state(self) -> np.ndarray:
+        """State at ``t``, a copy."""
+        return self._memory.state.copy()
+
+    @property
+    def state_before(self) -> np.ndarray:
+        """State at ``t_before``, a copy."""
+        return self._memory.state_before.copy()
+
+    @property
+    def value(self) -> float:
+        """Objective at the state; where a run has ended, it costs one gradient when first asked for."""
+        self._evaluate_here()
+        return float(self._now["value"])
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """Velocity at the state, a copy; costs as ``value`` does, once for both."""
+        self._evaluate_here()
+        inside = self._now["t"] < self._now["newest"]
+        return (self._memory.velocity if inside else self._memory.rows[self._memory.slots[0]]).copy()
+
+    def _evaluate_here(self) -> None:
+        """Evaluate the field at the state, if that was not done; at the newest point the next step needs it too."""
+        now, m = self._now, self._memory
+        if now["has_value"]:
+            return
+        inside = now["t"] < now["newest"]
+        now["value"] = self.field(self.t, m.state, m.velocity if inside else m.rows[m.slots[0]])
+        now["gradients"] += 1
+        now["has_value"] = 1
+        if not inside:
+            now["newest_value"], now["due"] = now["value"], 1
+
+    @property
+    def step(self) -> float:
+        """Size that the next step tries."""
+        return float(self._now["h"])
+
+    @property
+    def rho(self) -> float:
+        """Estimate of the norm of the Jacobian; 0 before the first."""
+        return float(self._now["rho"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Gradients, accepted and rejected steps so far."""
+        return {"hessian_products": 0} | {name: int(self._now[name]) for name in _COUNTS}
+
+
+def _method(rtol: float, atol: np.ndarray, stiff_gradients: float) -> Method:
+    """Constants of the formulas: the correction weighs gamma_k, the error of order k gamma_{k-1} - gamma_k."""
+    most = len(STABLE)
+    gamma = np.ones(most + 1)
+    for k in range(1, most + 1):
+        gamma[k] = 1.0 - sum(gamma[i] / (k + 1.0 - i) for i in range(k))
+    damping = np.zeros(most + 1)
+    damping[1 : len(DAMPING) + 1] = DAMPING
+    stable, error = np.zeros((2, most + 1)), np.zeros((2, most + 1))
+    stable[0, 1:], stable[1, 1 : len(STABLE_DAMPED) + 1] = STABLE, STABLE_DAMPED
+    error[0, 1:], error[1] = gamma[:-1] - gamma[1:], (1.0 - damping) * gamma
+    return Method(error, _SAFE * stable, damping, most, rtol, atol, stiff_gradients)
