@@ -22,11 +22,12 @@ STABLE_DAMPED = (0.0, 5.21, 3.56, 2.36, 1.62, 1.16)
 _SAFE = 0.85
 _DEPTH = len(STABLE) + 1
 
-_NUMBERS = tuple("t t_before newest length h next h_tried value newest_value rho moved low middle high size".split())
-_COUNTERS = tuple("order damped used known failures stiff calm due has_value".split())
+_NUMBERS = tuple(
+    "t t_before newest length h next h_tried value newest_value rho moved trial_moved low middle high size".split()
+)
+_COUNTERS = tuple("order damped used known failures stiff calm due has_value inside inside_before".split())
 _COUNTS = tuple("gradients accepted rejected".split())
 _RECORD = np.dtype([(name, "f8") for name in _NUMBERS] + [(name, "i8") for name in _COUNTERS + _COUNTS])
-_VECTORS = ("state", "velocity", "y", "base")
 
 
 class Method(NamedTuple):
@@ -44,19 +45,18 @@ class Method(NamedTuple):
 class Memory(NamedTuple):
     """Arrays of one run.
 
-    ``state`` and ``state_before`` are what the caller sees; ``y`` is the newest point, ``base`` the one before.
-    ``rows`` holds velocities and ``slots`` says which: those of the history, newest first, then those at the predicted
-    end of the last step, at that of the trial step, and at the corrected end of the trial step.
+    ``points`` holds states and ``newest`` says which: the newest point, the one before, the corrected end of the trial
+    step. ``rows`` holds velocities and ``slots`` says which: those of the history, newest first, then those at the
+    predicted end of the last step, at that of the trial step, and at the corrected end of the trial step. ``state``
+    and ``state_before`` are what the caller sees where a step went past t_end.
     """
 
     state: np.ndarray
     state_before: np.ndarray
     velocity: np.ndarray
-    y: np.ndarray
-    base: np.ndarray
     predicted: np.ndarray
-    corrected: np.ndarray
-    D: np.ndarray
+    points: np.ndarray
+    newest: np.ndarray
     norms: np.ndarray
     rows: np.ndarray
     times: np.ndarray
@@ -138,11 +138,10 @@ class Adams:
         self.field = field
         self._method = _method(float(rtol), _tolerances(float(rtol), atol, y.size), float(stiff_gradients))
         self._memory = Memory(
-            *(y.copy() for _ in range(2)),
-            np.zeros(y.size),
-            *(y.copy() for _ in range(4)),
-            D=np.zeros((3, y.size)),
-            norms=np.zeros(4),
+            *(np.zeros(y.size) for _ in range(4)),
+            points=np.stack([y, y, y]),
+            newest=np.arange(3),
+            norms=np.zeros(5),
             rows=np.zeros((_DEPTH + 3, y.size)),
             times=np.zeros(_DEPTH + 3),
             slots=np.arange(_DEPTH + 3),
@@ -156,17 +155,17 @@ class Adams:
         """Evaluate the start, and make a first step of half the tolerance."""
         now, memory, method = self._now, self._memory, self._method
         now["t"] = now["t_before"] = now["newest"] = memory.times[0] = t
-        now["value"] = now["newest_value"] = self.field(t, memory.y, memory.rows[0])
+        now["value"] = now["newest_value"] = self.field(t, memory.points[0], memory.rows[0])
         now["gradients"] = now["has_value"] = now["order"] = now["known"] = 1
         with np.errstate(all="ignore"):
-            scaled = memory.rows[0] / (method.atol + method.rtol * np.abs(memory.y))
+            scaled = memory.rows[0] / (method.atol + method.rtol * np.abs(memory.points[0]))
             speed = float(np.linalg.norm(scaled)) / math.sqrt(scaled.size)
         now["h"] = now["h_tried"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
 
     def _finite(self) -> bool:
         """Whether value, state and velocity at the start are finite."""
         m = self._memory
-        return bool(np.isfinite(self._now["value"]) and np.isfinite(m.y).all() and np.isfinite(m.rows[0]).all())
+        return bool(np.isfinite(self._now["value"]) and np.isfinite(m.points[0]).all() and np.isfinite(m.rows[0]).all())
 
     def advance(
         self,
@@ -247,7 +246,7 @@ class Adams:
             If a time lies outside.
         """
         times = times_inside(t, self.t_before, self.t)
-        states = np.empty((times.size, self._memory.y.size))
+        states = np.empty((times.size, self._memory.state.size))
         self._run(
             self._method._replace(stiff_gradients=math.inf), Limits(math.inf, UNLIMITED, 0, -math.inf), times, states
         )
@@ -262,8 +261,8 @@ class Adams:
         count = min(max(int(now["order"]), int(now["used"])) + 2, int(now["known"]))
         kept = [*m.slots[:count], m.slots[-3]]
         numbers = {name: now[name].item() for name in _NUMBERS + _COUNTERS + _COUNTS}
-        vectors = {name: getattr(m, name).copy() for name in _VECTORS}
-        return numbers | vectors | {"velocities": m.rows[kept], "times": m.times[kept[:-1]]}
+        arrays = {"state": self.state, "points": m.points[m.newest[:2]], "velocities": m.rows[kept]}
+        return numbers | arrays | {"times": m.times[kept[:-1]]}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go to the state that a snapshot describes, counters included; dense output starts with the next step.
@@ -274,21 +273,20 @@ class Adams:
             If the snapshot belongs to a state of another size.
         """
         now, m = self._now, self._memory
-        if np.shape(snapshot["state"]) != m.y.shape:
+        if np.shape(snapshot["state"]) != m.state.shape:
             raise ValueError(
-                f"the snapshot's state has shape {np.shape(snapshot['state'])}, this stepper's {m.y.shape}:"
+                f"the snapshot's state has shape {np.shape(snapshot['state'])}, this stepper's {m.state.shape}:"
                 " restore it to a stepper of the same problem"
             )
         for name in _NUMBERS + _COUNTERS + _COUNTS:
             now[name] = snapshot[name]
-        for name in _VECTORS:
-            getattr(m, name)[:] = snapshot[name]
         count = len(snapshot["times"])
-        m.slots[:] = np.arange(m.slots.size)
+        m.newest[:], m.slots[:] = np.arange(3), np.arange(m.slots.size)
+        m.points[:2], m.times[:count] = snapshot["points"], snapshot["times"]
         m.rows[:count], m.rows[m.slots[-3]] = snapshot["velocities"][:-1], snapshot["velocities"][-1]
-        m.times[:count] = snapshot["times"]
-        m.state_before[:] = m.state
-        now["t_before"], now["known"] = now["t"], count
+        m.state[:] = m.state_before[:] = snapshot["state"]
+        now["t_before"], now["known"], now["inside_before"] = now["t"], count, 1
+        now["has_value"] = now["has_value"] and not now["inside"]
 
     @property
     def t(self) -> float:
@@ -303,12 +301,14 @@ class Adams:
     @property
     def state(self) -> np.ndarray:
         """State at ``t``, a copy."""
-        return self._memory.state.copy()
+        m = self._memory
+        return (m.state if self._now["inside"] else m.points[m.newest[0]]).copy()
 
     @property
     def state_before(self) -> np.ndarray:
         """State at ``t_before``, a copy."""
-        return self._memory.state_before.copy()
+        m = self._memory
+        return (m.state_before if self._now["inside_before"] else m.points[m.newest[1]]).copy()
 
     @property
     def value(self) -> float:
@@ -320,20 +320,21 @@ class Adams:
     def velocity(self) -> np.ndarray:
         """Velocity at the state, a copy; costs as ``value`` does, once for both."""
         self._evaluate_here()
-        inside = self._now["t"] < self._now["newest"]
-        return (self._memory.velocity if inside else self._memory.rows[self._memory.slots[0]]).copy()
+        m = self._memory
+        return (m.velocity if self._now["inside"] else m.rows[m.slots[0]]).copy()
 
     def _evaluate_here(self) -> None:
         """Evaluate the field at the state, if that was not done; at the newest point the next step needs it too."""
         now, m = self._now, self._memory
         if now["has_value"]:
             return
-        inside = now["t"] < now["newest"]
-        now["value"] = self.field(self.t, m.state, m.velocity if inside else m.rows[m.slots[0]])
         now["gradients"] += 1
         now["has_value"] = 1
-        if not inside:
-            now["newest_value"], now["due"] = now["value"], 1
+        if now["inside"]:
+            now["value"] = self.field(self.t, m.state, m.velocity)
+        else:
+            now["value"] = now["newest_value"] = self.field(self.t, m.points[m.newest[0]], m.rows[m.slots[0]])
+            now["due"] = 1
 
     @property
     def step(self) -> float:

@@ -33,70 +33,71 @@ def add_rows(out, base, weights, rows, slots):
 def add_rows_loop(out, base, weights, rows, slots):
     """The same for compiled code, by blocks that stay in the cache."""
     for start in range(0, out.size, _BLOCK):
-        end = min(start + _BLOCK, out.size)
-        for i in range(start, end):
-            out[i] = base[i]
+        block = slice(start, start + _BLOCK)
+        o, b = out[block], base[block]
+        for i in range(o.size):
+            o[i] = b[i]
         for l in range(weights.size):
-            weight, row = weights[l], rows[slots[l]]
-            for i in range(start, end):
-                out[i] += weight * row[i]
+            weight, row = weights[l], rows[slots[l], block]
+            for i in range(o.size):
+                o[i] += weight * row[i]
 
 
-def shift_rows(out, base, factor, row):
-    """Write base + factor row to out."""
-    out[:] = base + factor * row
+def correct(out, y, p, gain, weights, rows, slots, rtol, atol, norms):
+    """Write p + gain d[1] to out, d the three weighted sums of rows, and norms.
 
-
-def shift_rows_loop(out, base, factor, row):
-    """The same for compiled code."""
-    for i in range(out.size):
-        out[i] = base[i] + factor * row[i]
-
-
-def differences(out, weights, rows, slots):
-    """Write three weighted sums of rows to out."""
-    for j in range(3):
-        out[j] = 0.0
-        for l in range(weights.shape[1]):
-            out[j] += weights[j, l] * rows[slots[l]]
-
-
-def differences_loop(out, weights, rows, slots):
-    """The same for compiled code."""
-    low, middle, high = out[0], out[1], out[2]
-    for start in range(0, low.size, _BLOCK):
-        end = min(start + _BLOCK, low.size)
-        for i in range(start, end):
-            low[i] = middle[i] = high[i] = 0.0
-        for l in range(weights.shape[1]):
-            a, b, c, row = weights[0, l], weights[1, l], weights[2, l], rows[slots[l]]
-            for i in range(start, end):
-                low[i] += a * row[i]
-                middle[i] += b * row[i]
-                high[i] += c * row[i]
-
-
-def tolerance_norms(norms, D, y, p, rtol, atol):
-    """Write the root mean square of the rows of D, each entry over its tolerance, to norms; last, the length of y."""
+    These are the root mean squares of d[0], d[1], d[2], entries over their tolerances, and the lengths of y and d[1].
+    """
     scale = atol + rtol * np.maximum(np.abs(y), np.abs(p))
     for j in range(3):
-        ratio = D[j] / scale
-        norms[j] = math.sqrt(np.dot(ratio, ratio) / y.size)
+        d = np.dot(weights[j], rows[slots])
+        norms[j] = math.sqrt(np.dot(d / scale, d / scale) / y.size)
+        if j == 1:
+            out[:] = p + gain * d
+            norms[4] = math.sqrt(np.dot(d, d))
     norms[3] = math.sqrt(np.dot(y, y))
 
 
-def tolerance_norms_loop(norms, D, y, p, rtol, atol):
-    """The same for compiled code."""
-    low, middle, high = D[0], D[1], D[2]
-    a, b, c, d = 0.0, 0.0, 0.0, 0.0
-    for i in range(y.size):
+def correct_loop(out, y, p, gain, weights, rows, slots, rtol, atol, norms):
+    """The same for compiled code, by blocks that stay in the cache."""
+    three = np.empty((3, _BLOCK))
+    norms[:] = 0.0
+    for start in range(0, y.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        here, size = (out[block], y[block], p[block], atol[block]), y[block].size
+        low, middle, high = three[0, :size], three[1, :size], three[2, :size]
+        for i in range(size):
+            low[i] = middle[i] = high[i] = 0.0
+        for l in range(slots.size):
+            a, b, c, row = weights[0, l], weights[1, l], weights[2, l], rows[slots[l], block]
+            for i in range(size):
+                low[i] += a * row[i]
+                middle[i] += b * row[i]
+                high[i] += c * row[i]
+        blend(here, gain, low, middle, high, rtol, norms)
+    for j in range(3):
+        norms[j] /= y.size
+    for j in range(5):
+        norms[j] = math.sqrt(norms[j])
+
+
+def blend(here, gain, low, middle, high, rtol, norms):
+    """One block: write p + gain middle to out, and add to the squared norms."""
+    out, y, p, atol = here
+    a = b = c = d = e = 0.0
+    for i in range(out.size):
         scale = 1.0 / (atol[i] + rtol * max(abs(y[i]), abs(p[i])))
+        out[i] = p[i] + gain * middle[i]
         a += (low[i] * scale) ** 2
         b += (middle[i] * scale) ** 2
         c += (high[i] * scale) ** 2
         d += y[i] ** 2
-    norms[0], norms[1], norms[2] = math.sqrt(a / y.size), math.sqrt(b / y.size), math.sqrt(c / y.size)
-    norms[3] = math.sqrt(d)
+        e += middle[i] ** 2
+    norms[0] += a
+    norms[1] += b
+    norms[2] += c
+    norms[3] += d
+    norms[4] += e
 
 
 def distance(a, b):
@@ -135,22 +136,27 @@ def newton_integrals(nodes, count, end):
     return integrals
 
 
-def difference_weights(nodes, rank):
-    """Weights of the values at the first rank + 1 nodes in their divided difference."""
-    weights = np.ones(rank + 1)
-    for l in range(rank + 1):
-        for j in range(rank + 1):
-            if j != l:
-                weights[l] /= nodes[l] - nodes[j]
+def difference_weights(nodes):
+    """Row i: weights of the values at the first i + 1 nodes in their divided difference."""
+    weights = np.zeros((nodes.size, nodes.size))
+    weights[0, 0] = 1.0
+    for i in range(1, nodes.size):
+        product = 1.0
+        for l in range(i):
+            gap = nodes[i] - nodes[l]
+            weights[i, l] = -weights[i - 1, l] / gap
+            product *= gap
+        weights[i, i] = 1.0 / product
     return weights
 
 
-def integral_weights(nodes, count, end):
-    """Weights of the values at the first count nodes in the integral of their polynomial from 0 to end."""
-    integrals, weights = newton_integrals(nodes, count, end), np.zeros(count)
-    for i in range(count):
-        weights[: i + 1] += integrals[i] * difference_weights(nodes, i)
-    return weights
+def combined(factors, rows):
+    """Sum of factors[i] rows[i], over the columns that these rows fill."""
+    total = np.zeros(factors.size)
+    for i in range(factors.size):
+        for l in range(i + 1):
+            total[l] += factors[i] * rows[i, l]
+    return total
 
 
 def step_nodes(memory, first, count, start, h):
@@ -165,37 +171,37 @@ def step_slots(memory, trial, first, count):
     """Slots of the velocity at a predicted end, and of count velocities of the history."""
     slots = np.zeros(count + 1, np.int64)
     slots[0] = memory.slots[trial]
-    slots[1:] = memory.slots[first : first + count]
+    for l in range(count):
+        slots[l + 1] = memory.slots[first + l]
     return slots
 
 
-def predict(memory, k, t, h, nodes):
-    """Explicit formula through the last k velocities."""
-    add_rows(memory.predicted, memory.y, h * integral_weights(nodes[1:], k, 1.0), memory.rows, memory.slots)
+def predict(memory, now, nodes):
+    """Write the integral of the polynomial through the last velocities to predicted."""
+    m, k = memory, now["order"]
+    past = nodes[1 : k + 1]
+    weights = combined(newton_integrals(past, k, 1.0), difference_weights(past))
+    add_rows(m.predicted, m.points[m.newest[0]], now["h"] * weights, m.rows, m.slots)
 
 
-def compare(method, memory, k, nodes):
-    """Divided differences of ranks k - 1, k and k + 1 at the predicted end, and their norms."""
-    count = nodes.size - 1
-    weights = np.zeros((3, count + 1))
-    for j in range(3):
-        rank = k - 1 + j
-        if 1 <= rank <= count:
-            weights[j, : rank + 1] = difference_weights(nodes, rank)
-    differences(memory.D, weights, memory.rows, step_slots(memory, -2, 0, count))
-    tolerance_norms(memory.norms, memory.D, memory.y, memory.predicted, method.rtol, method.atol)
-
-
-def correct(method, memory, now, k, h, nodes):
-    """Corrected end of the step, through k + 1 velocities; return the error in units of the tolerance."""
-    gain, factor = h * integral_weights(nodes, k + 1, 1.0)[0], h * abs(newton_integrals(nodes, k + 1, 1.0)[k])
+def correct_step(method, memory, now, nodes):
+    """Write the corrected end of the step; return the error in units of the tolerance."""
+    m, k, count = memory, now["order"], nodes.size - 1
+    table, integrals = difference_weights(nodes), newton_integrals(nodes, k + 1, 1.0)
+    gain, factor = now["h"] * combined(integrals, table)[0], now["h"] * abs(integrals[k])
     for l in range(k):
         gain *= 1.0 - nodes[l + 1]
     if now["damped"]:
         factor = (1.0 - method.damping[k]) * gain
         gain *= method.damping[k]
-    shift_rows(memory.corrected, memory.predicted, gain, memory.D[1])
-    return factor * memory.norms[1]
+    weights = np.zeros((3, count + 1))
+    for j in range(3):
+        if 1 <= k - 1 + j <= count:
+            weights[j] = table[k - 1 + j]
+    out, y, slots = m.points[m.newest[2]], m.points[m.newest[0]], step_slots(m, -2, 0, count)
+    correct(out, y, m.predicted, gain, weights, m.rows, slots, method.rtol, method.atol, m.norms)
+    now["trial_moved"] = abs(gain) * m.norms[4]
+    return factor * m.norms[1]
 
 
 def attempt(rhs, method, memory, record, limits):
@@ -205,17 +211,16 @@ def attempt(rhs, method, memory, record, limits):
     if not t + h > t:
         return _STEP_TOO_SMALL
     nodes = step_nodes(m, 0, min(k + 1, now["known"]), t, h)
-    predict(m, k, t, h, nodes)
+    predict(m, now, nodes)
     value = evaluate(rhs, now, t + h, m.predicted, m.rows[m.slots[-2]])
-    compare(method, m, k, nodes)
-    error = correct(method, m, now, k, h, nodes)
+    error = correct_step(method, m, now, nodes)
     if not (error < math.inf and abs(value) < math.inf):
         return reject(now, 0.1 * h, 1, _DIVERGED)
     if error >= 1.0:
         shorter = h * max(0.2, min(0.7, (_AIM / error) ** (1.0 / (k + 1))))
         return reject(now, shorter, k if now["failures"] == 0 else 1, _STEP_TOO_SMALL)
     if t + h < limits.t_end or limits.loss_below > -math.inf:
-        value = evaluate(rhs, now, t + h, m.corrected, m.rows[m.slots[-1]])
+        value = evaluate(rhs, now, t + h, m.points[m.newest[2]], m.rows[m.slots[-1]])
         change = distance(m.rows[m.slots[-1]], m.rows[m.slots[-2]])
         if not (abs(value) < math.inf and change < math.inf):
             return reject(now, 0.1 * h, 1, _DIVERGED)
@@ -250,9 +255,8 @@ def accept(memory, now, k, t, h):
     slots[0], slots[-1] = slots[-1], spare
     slots[-3], slots[-2] = slots[-2], slots[-3]
     m.times[slots[0]] = t
-    m.base[:] = m.y
-    m.y[:] = m.corrected
-    now["moved"] = distance(m.corrected, m.predicted)
+    m.newest[0], m.newest[1], m.newest[2] = m.newest[2], m.newest[0], m.newest[1]
+    now["moved"] = now["trial_moved"]
     now["low"], now["middle"], now["high"], now["size"] = m.norms[0], m.norms[1], m.norms[2], m.norms[3]
     now["known"] = min(now["known"] + 1, depth)
     now["newest"], now["length"], now["used"], now["failures"] = t, h, k, 0
@@ -262,7 +266,7 @@ def complete(rhs, method, memory, now):
     """Velocity at the newest point, if it was left out because a run ended there, and what follows from it."""
     m = memory
     if now["due"] == _VELOCITY:
-        now["newest_value"] = evaluate(rhs, now, now["newest"], m.y, m.rows[m.slots[0]])
+        now["newest_value"] = evaluate(rhs, now, now["newest"], m.points[m.newest[0]], m.rows[m.slots[0]])
         now["due"] = _CHOICE
         if not abs(now["newest_value"]) < math.inf:
             return _DIVERGED
@@ -314,25 +318,25 @@ def interpolate(memory, now, time, out):
     nodes = step_nodes(m, 1, k, start, h)
     x = (time - start) / h
     bend = x * x * (3.0 - 2.0 * x)
-    weights = integral_weights(nodes, k + 1, x) - bend * integral_weights(nodes, k + 1, 1.0)
-    shift_rows(out, m.base, bend, m.y - m.base)
-    add_rows(out, out, h * weights, m.rows, step_slots(m, -3, 1, k))
+    integrals = newton_integrals(nodes, k + 1, x) - bend * newton_integrals(nodes, k + 1, 1.0)
+    out[:] = (1.0 - bend) * m.points[m.newest[1]] + bend * m.points[m.newest[0]]
+    add_rows(out, out, h * combined(integrals, difference_weights(nodes)), m.rows, step_slots(m, -3, 1, k))
 
 
 def show(memory, now, t_end):
     """Move what the caller sees to the newest point, or to t_end if that comes first."""
     m = memory
-    m.state_before[:] = m.state
+    now["inside_before"] = now["inside"]
+    if now["inside"]:
+        m.state_before[:] = m.state
     now["t_before"] = now["t"]
     now["accepted"] += 1
     now["t"] = min(now["newest"], t_end)
-    if now["t"] < now["newest"]:
+    now["inside"] = now["t"] < now["newest"]
+    now["has_value"] = not now["inside"] and now["due"] != _VELOCITY
+    now["value"] = now["newest_value"]
+    if now["inside"]:
         interpolate(m, now, now["t"], m.state)
-        now["has_value"] = 0
-    else:
-        m.state[:] = m.y
-        now["has_value"] = now["due"] != _VELOCITY
-        now["value"] = now["newest_value"]
 
 
 def is_low(rhs, limits, memory, now):
@@ -367,9 +371,9 @@ def advance(rhs, method, limits, memory, record, save_at, saved, first):
     while True:
         while k < save_at.size and save_at[k] <= now["t"]:
             if save_at[k] == now["t"]:
-                saved[k] = memory.state
+                saved[k] = memory.state if now["inside"] else memory.points[memory.newest[0]]
             elif save_at[k] == now["t_before"]:
-                saved[k] = memory.state_before
+                saved[k] = memory.state_before if now["inside_before"] else memory.points[memory.newest[1]]
             else:
                 interpolate(memory, now, save_at[k], saved[k])
             k += 1
@@ -390,10 +394,7 @@ def advance(rhs, method, limits, memory, record, save_at, saved, first):
 
 
 HELPERS = (
-    evaluate, newton_integrals, difference_weights, integral_weights, step_nodes, step_slots, predict, compare,
-    correct, attempt, reject, accept, complete, choose, watch_stiffness, interpolate, show, is_low, stop,
+    blend, evaluate, newton_integrals, difference_weights, combined, step_nodes, step_slots, predict, correct_step,
+    attempt, reject, accept, complete, choose, watch_stiffness, interpolate, show, is_low, stop,
 )  # fmt: skip
-TWINS = (
-    (add_rows, add_rows_loop), (differences, differences_loop), (tolerance_norms, tolerance_norms_loop),
-    (distance, distance_loop), (shift_rows, shift_rows_loop),
-)  # fmt: skip
+TWINS = ((add_rows, add_rows_loop), (correct, correct_loop), (distance, distance_loop))
