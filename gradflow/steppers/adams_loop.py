@@ -17,8 +17,9 @@ _STEP_TOO_SMALL, _DIVERGED, _BUDGET = int(Status.STEP_TOO_SMALL), int(Status.DIV
 _STIFF = int(Status.STIFF)
 
 _BLOCK = 512
-_AIM, _GROWTH, _FIRST_GROWTH, _FORGET, _LONGEST = 0.5, 2.0, 10.0, 0.9, 1e300
-_STAY, _SAME, _ROUNDING = 1.05, 1.15, 1e-13
+_AIM, _GROWTH, _FIRST_GROWTH, _LONGEST = 0.2, 2.0, 10.0, 1e300
+_FORGET, _FORGET_JUMP = 0.9, 0.6
+_STAY, _SAME, _ROUNDING = 1.05, 1.25, 1e-13
 _STIFF_STEPS, _CALM_STEPS = 15, 6
 _CHOICE, _VELOCITY = 1, 2
 
@@ -278,9 +279,10 @@ def complete(rhs, method, memory, now):
 def choose(method, memory, now):
     """Order, damping and length of the next step: the longest that error and stability allow."""
     m, k, h = memory, now["used"], now["length"]
+    seen = 0.0
     if now["moved"] > _ROUNDING * now["size"]:
-        change = distance(m.rows[m.slots[0]], m.rows[m.slots[-3]])
-        now["rho"] = max(_FORGET * now["rho"], change / now["moved"])
+        seen = distance(m.rows[m.slots[0]], m.rows[m.slots[-3]]) / now["moved"]
+    now["rho"] = max(seen, now["rho"] * (_FORGET if seen > 0.1 * now["rho"] else _FORGET_JUMP))
     most = h * (_FIRST_GROWTH if now["accepted"] < 2 else _GROWTH)
     best, bound = 0.0, False
     order, damped = now["order"], now["damped"]

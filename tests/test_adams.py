@@ -1,0 +1,287 @@
+"""Adams stepper: closed forms, saves, pauses, snapshots, budgets, stops."""
+
+import math
+
+import numpy as np
+import pytest
+from stabilised_cases import START, ascent, bowl_field, forced, log_time, logistic, net_field, walled
+
+import gradflow as gf
+from gradflow.status import Status
+from gradflow.steppers.adams import Adams
+
+FORMS = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "interpreted"])
+
+
+def net_stepper(compiled=True, tol=1e-6, **options):
+    return Adams(net_field(compiled), 0.0, START, rtol=tol, atol=tol, **options)
+
+
+def bits(stepper):
+    """All that must agree bit for bit between two runs that end in the same state."""
+    return stepper.t, *stepper.state, *stepper.velocity, stepper.value, stepper.step, stepper.rho
+
+
+@FORMS
+@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6, 1e-8, 1e-11])
+def test_two_layer_net_follows_its_closed_form(compiled, tol):
+    stepper = net_stepper(compiled, tol)
+    times = np.linspace(0.0, 8.0, 401)[1:-1]
+    saved = np.full((times.size, 2), np.nan)
+    assert stepper.advance(8.0, save_at=times, saved=saved) == Status.REACHED_END
+    assert stepper.t == 8.0
+    assert abs(stepper.state.prod() - logistic(8.0)) < 10.0 * tol
+    assert np.abs(saved.prod(axis=1) - logistic(times)).max() < 30.0 * tol  # the growth multiplies early errors by 25
+    np.testing.assert_allclose(stepper.value, 0.5 * (1.0 - stepper.state.prod()) ** 2, rtol=1e-10)
+
+
+def test_driven_modes_follow_the_drive():
+    stepper = Adams(bowl_field([0.5, 20.0, 100.0], link=forced), 0.0, np.zeros(3), rtol=1e-6, atol=1e-6)
+    stepper.advance(3.0)
+    np.testing.assert_allclose(stepper.state, math.sin(3.0), atol=1e-5)
+
+
+def test_compiled_and_interpreted_runs_agree():
+    a, b = (net_stepper(compiled, 1e-8) for compiled in (True, False))
+    for stepper in (a, b):
+        stepper.advance(8.0)
+    np.testing.assert_allclose(a.state, b.state, rtol=1e-12)
+    assert a.counts == b.counts
+
+
+def test_long_states_agree_with_short_ones():
+    """Equal modes behave as one: here more of them than a block of compiled code holds."""
+    one, many = (Adams(bowl_field(np.full(size, 3.0)), 0.0, np.ones(size), rtol=1e-6, atol=1e-8) for size in (1, 1300))
+    for stepper in (one, many):
+        stepper.advance(2.0)
+    np.testing.assert_allclose(many.state, one.state[0], rtol=1e-12)
+    assert one.counts == many.counts
+
+
+def test_dense_output_meets_both_ends():
+    stepper = net_stepper(tol=1e-4)
+    stepper.advance(10.0, max_steps=6)
+    h = stepper.t - stepper.t_before
+    np.testing.assert_array_equal(stepper.dense([stepper.t_before, stepper.t]), [stepper.state_before, stepper.state])
+    near = stepper.dense([stepper.t_before + 1e-9 * h, stepper.t - 1e-9 * h])
+    np.testing.assert_allclose(near, [stepper.state_before, stepper.state], rtol=1e-8)
+
+
+@FORMS
+def test_saving_changes_no_bits_and_costs_nothing(compiled):
+    plain, saving = (net_stepper(compiled) for _ in range(2))
+    times = np.sort(np.random.default_rng(0).uniform(0.0, 8.0, 500))
+    saved = np.full((times.size, 2), np.nan)
+    plain.advance(8.0)
+    saving.advance(8.0, save_at=times, saved=saved)
+    assert plain.counts == saving.counts
+    assert bits(plain) == bits(saving)
+    assert np.isfinite(saved).all()
+
+
+@FORMS
+def test_pausing_changes_no_bits_and_dense_gives_what_is_saved(compiled):
+    whole, paused = (net_stepper(compiled) for _ in range(2))
+    times = np.linspace(0.0, 8.0, 101)
+    saved, again, dense = (np.full((times.size, 2), np.nan) for _ in range(3))
+    whole.advance(8.0, save_at=times, saved=saved)
+    status, steps = Status.PAUSED, 0
+    dense[0] = paused.dense(0.0)
+    while status == Status.PAUSED:
+        status = paused.advance(8.0, save_at=times, saved=again, max_steps=1)
+        inside = (times > paused.t_before) & (times <= paused.t)
+        if inside.any():
+            dense[inside] = paused.dense(times[inside])
+        steps += 1
+    assert (status, steps) == (Status.REACHED_END, paused.counts["accepted"])
+    assert whole.counts == paused.counts
+    assert bits(whole) == bits(paused)
+    np.testing.assert_array_equal(saved, again)
+    np.testing.assert_array_equal(saved, dense)
+
+
+@FORMS
+@pytest.mark.parametrize("ask", [False, True], ids=["as it is", "value asked for"])
+@pytest.mark.parametrize("t_mid", [1e-5, 0.1, 3.0, 5.0])
+def test_snapshot_extends_bit_for_bit(compiled, t_mid, ask):
+    whole, first = (net_stepper(compiled, 1e-8) for _ in range(2))
+    times = np.linspace(t_mid, 8.0, 300)
+    saved, again, on = (np.full((times.size, 2), np.nan) for _ in range(3))
+    whole.advance(8.0, save_at=times, saved=saved)
+    first.advance(t_mid)
+    assert first.t == t_mid
+    if ask:
+        assert first.value == pytest.approx(0.5 * (1.0 - first.state.prod()) ** 2)
+    extra = int(ask and first._now["inside"])
+    snapshot = first.snapshot()
+    assert all(isinstance(value, (float, int, np.ndarray)) for value in snapshot.values())
+    second = net_stepper(compiled, 1e-8)
+    second.restore(snapshot)
+    assert second.t_before == second.t == snapshot["t"] == t_mid
+    np.testing.assert_array_equal(second.state, first.state)
+    for stepper, rows in ((first, on), (second, again)):
+        stepper.advance(8.0, save_at=times, saved=rows)
+        assert stepper.counts["gradients"] == whole.counts["gradients"] + extra
+    assert bits(whole) == bits(first) == bits(second)
+    np.testing.assert_array_equal(saved[1:], on[1:])
+    np.testing.assert_array_equal(saved[1:], again[1:])
+
+
+def test_snapshots_taken_at_any_step_extend_bit_for_bit():
+    whole, walker = (net_stepper(tol=1e-9) for _ in range(2))
+    whole.advance(8.0)
+    end = bits(whole)
+    while walker.advance(8.0, max_steps=1) == Status.PAUSED:
+        second = net_stepper(tol=1e-9)
+        second.restore(walker.snapshot())
+        second.advance(8.0)
+        assert bits(second) == end
+
+
+def test_snapshot_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="same problem"):
+        net_stepper().restore(Adams(bowl_field([1.0]), 0.0, [1.0]).snapshot())
+
+
+@FORMS
+@pytest.mark.parametrize("saving", [False, True])
+def test_budget_is_never_exceeded_and_the_run_goes_on(compiled, saving):
+    saves = {"save_at": np.linspace(0.0, 8.0, 200), "saved": np.empty((200, 2))} if saving else {}
+    whole = net_stepper(compiled)
+    whole.advance(8.0)
+    for budget in (2, 3, 4, 9, 20, 60):
+        stepper = net_stepper(compiled)
+        assert stepper.advance(8.0, max_gradients=budget, **saves) == Status.GRADIENT_BUDGET
+        assert budget - 3 < stepper.counts["gradients"] <= budget
+        np.testing.assert_allclose(stepper.state.prod(), logistic(stepper.t), atol=1e-4)
+        assert stepper.advance(8.0, **saves) == Status.REACHED_END
+        assert bits(whole) == bits(stepper)
+
+
+@FORMS
+def test_loss_below_stops_after_the_first_step_under_it(compiled):
+    stepper = net_stepper(compiled)
+    assert stepper.advance(np.inf, loss_below=1e-3) == Status.LOSS_BELOW
+    assert stepper.value < 1e-3
+    assert 0.5 * (1.0 - stepper.state_before.prod()) ** 2 >= 1e-3
+
+
+def test_loss_below_is_seen_at_an_end_inside_a_step():
+    whole = net_stepper()
+    whole.advance(4.0)
+    stepper = net_stepper()
+    assert stepper.advance(4.0, loss_below=1.0001 * whole.value) == Status.LOSS_BELOW
+    assert stepper.t == 4.0
+
+
+@FORMS
+@pytest.mark.parametrize("start", [[np.nan, 0.1], [np.inf, 0.1], [1e200, 1e200]])
+def test_start_that_is_not_finite_is_named(compiled, start):
+    with np.errstate(all="ignore"):
+        stepper = Adams(net_field(compiled), 0.0, start, rtol=1e-6, atol=1e-6)
+    assert stepper.advance(1.0) == Status.NOT_FINITE_START
+    assert stepper.counts["gradients"] == 1
+    np.testing.assert_array_equal(stepper.state, start)
+
+
+@FORMS
+def test_blow_up_ends_with_a_finite_state_when_time_cannot_resolve_it(compiled):
+    """theta' = theta^2 / 2 from 1 is 2 / (2 - t)."""
+    stepper = Adams(bowl_field([1.0], compiled, ascent), 0.0, [1.0], rtol=1e-8, atol=1e-8)
+    assert stepper.advance(3.0, max_gradients=100_000) in (Status.STEP_TOO_SMALL, Status.DIVERGED)
+    assert np.isfinite(stepper.state).all()
+    np.testing.assert_allclose(stepper.t, 2.0, rtol=1e-6)
+
+
+@FORMS
+def test_objective_that_is_not_a_number_beyond_a_wall_stops_there(compiled):
+    stepper = Adams(bowl_field([1.0], compiled, ascent, cube=2), 0.0, [1.0], rtol=1e-8, atol=1e-8)
+    assert stepper.advance(3.0) == Status.DIVERGED
+    np.testing.assert_allclose(stepper.t, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(stepper.state, 2.0, rtol=1e-6)
+
+
+@FORMS
+def test_velocities_that_are_not_numbers_only_shorten_the_step(compiled):
+    """The solution is sin t; the first trial steps lead beyond a wall at 1.5."""
+    stepper = Adams(bowl_field([1.0], compiled, walled, numbers=[1.5]), 0.0, [0.0], rtol=1e-8, atol=1e-8)
+    stepper._now["h"] = stepper._now["h_tried"] = 1e4
+    assert stepper.advance(2.0) == Status.REACHED_END
+    assert stepper.counts["rejected"] >= 2
+    np.testing.assert_allclose(stepper.state, math.sin(2.0), atol=1e-7)
+
+
+@FORMS
+def test_log_time_chain_equals_the_plain_flow(compiled):
+    stepper = Adams(net_field(compiled, log_time), 0.0, START, rtol=1e-8, atol=1e-10)
+    stepper.advance(math.log(9.0))
+    np.testing.assert_allclose(stepper.state.prod(), logistic(8.0), atol=1e-7)
+
+
+def test_flat_objective_takes_long_steps():
+    stepper = Adams(bowl_field([0.0, 0.0]), 0.0, [1.0, 2.0])
+    assert stepper.advance(1e6) == Status.REACHED_END
+    np.testing.assert_array_equal(stepper.state, [1.0, 2.0])
+    assert stepper.counts["accepted"] < 30
+
+
+def test_stiff_run_asks_for_another_solver_and_a_short_one_does_not():
+    field, options = bowl_field([1.0, 1e4]), {"rtol": 1e-4, "atol": 1e-4}
+    stepper = Adams(field, 0.0, [1.0, 1.0], stiff_gradients=3000.0, **options)
+    assert stepper.advance(1e3) == Status.STIFF
+    assert stepper.t < 0.1
+    assert 0.5 < stepper.step * stepper.rho < 5.2
+    assert Adams(field, 0.0, [1.0, 1.0], stiff_gradients=3000.0, **options).advance(0.5) == Status.REACHED_END
+    assert Adams(field, 0.0, [1.0, 1.0], **options).advance(2.0) == Status.REACHED_END
+
+
+def test_smooth_run_is_not_stiff():
+    assert net_stepper(stiff_gradients=1.0).advance(1.5) == Status.REACHED_END
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rtol": -1.0}, "rtol"), ({"rtol": 0.0, "atol": 0.0}, "zero"), ({"atol": [1.0]}, "shape")],
+)
+def test_wrong_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Adams(net_field(), 0.0, START, **options)
+
+
+def test_end_before_the_start_is_refused():
+    with pytest.raises(ValueError, match="goes forward"):
+        net_stepper().advance(-1.0)
+
+
+def small_problem():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20, 3))
+    problem = gf.Problem(gf.FullyConnected([3, 6, 1], activation="tanh"), gf.losses.Square(), x, x[:, :1] * x[:, 1:2])
+    return problem, problem.init(0.8, seed=1)
+
+
+def test_trajectory_extends_and_interpolates_with_the_bits_of_one_run():
+    problem, start = small_problem()
+    options = {"solver": "adams", "rtol": 1e-7}
+    whole = gf.simulate(problem, start, gf.GradientFlow(), t_end=8.0, save_at=[0.0, 3.0, 8.0], **options)
+    half = gf.simulate(problem, start, gf.GradientFlow(), t_end=3.0, save_at=[0.0, 3.0], **options)
+    longer = half.extend(8.0)
+    np.testing.assert_array_equal(longer.end, whole.end)
+    np.testing.assert_array_equal(whole.at(3.0), whole.theta[1])
+    np.testing.assert_array_equal(whole.at(5.5), longer.at(5.5))
+
+
+def test_events_and_batches_go_through():
+    problem, start = small_problem()
+    event = gf.Event("loss", lambda problem, t, theta: problem.value(theta) - 0.5, terminal=True)
+    runs = [
+        gf.simulate(problem, start, gf.GradientFlow(), t_end=50.0, events=event, rtol=1e-8, solver=solver)
+        for solver in ("adams", "dop853")
+    ]
+    assert runs[0].status == runs[1].status == gf.Status.EVENT
+    assert runs[0].t_end == pytest.approx(runs[1].t_end, rel=1e-6)
+    starts = np.stack([start, 0.5 * start])
+    batch = gf.simulate(problem, starts, gf.GradientFlow(), t_end=2.0, solver="adams", ensemble="single")
+    for run, theta in zip(batch, starts, strict=True):
+        alone = gf.simulate(problem, theta, gf.GradientFlow(), t_end=2.0, solver="adams")
+        np.testing.assert_array_equal(run.end, alone.end)
