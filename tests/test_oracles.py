@@ -10,6 +10,7 @@ TIGHT = [
     "dop853",
     "rk45",
     "auto",
+    "adams",
     "stabilised",
     "stiff",
     "LSODA",
