@@ -357,9 +357,10 @@ def stop(rhs, method, limits, memory, now, last_step):
         return _LOSS_BELOW
     if now["t"] >= limits.t_end:
         return _REACHED_END
-    if now["stiff"] >= _STIFF_STEPS and 2.0 * (limits.t_end - now["t"]) > method.stiff_gradients * now["h"]:
-        now["stiff"] = 0
-        return _STIFF
+    if now["stiff"] >= _STIFF_STEPS and not now["inside"]:
+        if 2.0 * (limits.t_end - now["t"]) > method.stiff_gradients * now["h"]:
+            now["stiff"] = 0
+            return _STIFF
     if now["accepted"] >= last_step:
         return _PAUSED
     return _GO_ON

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from gradflow.status import Status
+from gradflow.steppers.adams import Adams
 from gradflow.steppers.explicit import Explicit
 from gradflow.steppers.stabilised import Stabilised
 from gradflow.steppers.stiff import Stiff
 
 LOOSE = (1e-4, 1e-3)
 """Relative tolerances at which a run begins with the stabilised method; looser ones can miss a saddle."""
+
+ADAMS_SHARE = 0.5
+"""The Adams stepper needs fewer gradients than a pair: the stiff solver pays if this share of them remains."""
+TIGHTEST_ADAMS = 1e-12
+"""Relative tolerance below which rounding in the differences of the Adams stepper shows."""
 
 
 def stiff_gradients(flops: float) -> float:
@@ -20,18 +28,26 @@ def stiff_gradients(flops: float) -> float:
     return 1500.0 * (1.0 + 6e-6 / seconds)
 
 
+def adams_pays(flops: float, size: int, rtol: float) -> bool:
+    """Whether gradients cost so much more than the passes over the state that the Adams stepper saves time."""
+    return 5e-7 + 5e-11 * flops > 8e-6 + 5e-9 * size and rtol >= TIGHTEST_ADAMS
+
+
 class Auto:
     """One run that begins explicit and may go on stiff; same interface as both.
 
-    It begins with the pair of order 8, at loose tolerances with the stabilised method of order 4, which needs a
-    fraction of the gradients where stability binds. With kinks it begins with the pair of order 5 and is never handed
-    over: a jump of the gradient is not stiffness.
+    Costly gradients: it begins with the Adams stepper. Cheap ones: with the pair of order 8, at loose tolerances with
+    the stabilised method of order 4, which needs a fraction of the gradients where stability binds, with kinks with the
+    pair of order 5. With kinks it is never handed over: a jump of the gradient is not stiffness.
     """
 
     def __init__(self, field, t, state, *, rtol, atol, symmetric, kinked):
         self.field, self._symmetric = field, symmetric
         self._rtol, self._atol = rtol, atol
-        if kinked:
+        if adams_pays(field.kernel.flops, len(state), rtol):
+            remaining = inf if kinked else ADAMS_SHARE * stiff_gradients(field.kernel.flops)
+            self._explicit = Adams(field, t, state, rtol=rtol, atol=atol, stiff_gradients=remaining)
+        elif kinked:
             self._explicit = Explicit(field, t, state, rtol=rtol, atol=atol, pair="rk45")
         else:
             begin = Stabilised if LOOSE[0] <= rtol <= LOOSE[1] else Explicit
