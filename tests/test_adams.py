@@ -9,6 +9,7 @@ from stabilised_cases import START, ascent, bowl_field, forced, log_time, logist
 import gradflow as gf
 from gradflow.status import Status
 from gradflow.steppers.adams import Adams
+from gradflow.steppers.auto import adams_pays
 
 FORMS = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "interpreted"])
 
@@ -285,3 +286,38 @@ def test_events_and_batches_go_through():
     for run, theta in zip(batch, starts, strict=True):
         alone = gf.simulate(problem, theta, gf.GradientFlow(), t_end=2.0, solver="adams")
         np.testing.assert_array_equal(run.end, alone.end)
+
+
+def costly_problem(activation="tanh"):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((100, 10))
+    network = gf.FullyConnected([10, 32, 32, 1], activation=activation)
+    problem = gf.Problem(network, gf.losses.Square(half=True), x, np.tanh(x @ rng.standard_normal((10, 1))))
+    return problem, problem.init(1.0, seed=4)
+
+
+def test_automatic_solver_takes_the_steps_of_adams_where_gradients_are_costly():
+    for activation in ("tanh", "relu"):
+        problem, start = costly_problem(activation)
+        ends = [
+            gf.simulate(problem, start, gf.GradientFlow(), t_end=2.0, solver=solver, kinks="ignore").end
+            for solver in ("auto", "adams")
+        ]
+        np.testing.assert_array_equal(*ends)
+
+
+def test_automatic_solver_hands_over_from_adams_and_extends_with_the_same_bits():
+    problem, start = costly_problem()
+    whole = gf.simulate(problem, start, gf.GradientFlow(), t_end=3000.0, save_at=2, rtol=1e-3)
+    assert any("handed over" in note for note in whole.notes)
+    tight = gf.simulate(problem, start, gf.GradientFlow(), t_end=3000.0, save_at=2, rtol=1e-8)
+    assert np.linalg.norm(whole.end - tight.end) < 3e-3 * np.linalg.norm(tight.end)
+    longer = gf.simulate(problem, start, gf.GradientFlow(), t_end=1500.0, save_at=2, rtol=1e-3).extend(3000.0)
+    np.testing.assert_array_equal(longer.end, whole.end)
+
+
+def test_adams_pays_by_operations_parameters_and_tolerance():
+    assert adams_pays(9e5, 1441, 1e-6)
+    assert not adams_pays(9e5, 1441, 1e-13)
+    assert not adams_pays(2e4, 300, 1e-6)
+    assert not adams_pays(4e6, 50_000, 1e-6)

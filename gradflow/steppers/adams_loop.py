@@ -76,16 +76,13 @@ def correct_loop(out, y, p, gain, weights, rows, slots, rtol, atol, norms):
                 middle[i] += b * row[i]
                 high[i] += c * row[i]
         blend(here, gain, low, middle, high, rtol, norms)
-    for j in range(3):
-        norms[j] /= y.size
-    for j in range(5):
-        norms[j] = math.sqrt(norms[j])
+    norms[:3] /= y.size
+    norms[:] = np.sqrt(norms)
 
 
 def blend(here, gain, low, middle, high, rtol, norms):
     """One block: write p + gain middle to out, and add to the squared norms."""
-    out, y, p, atol = here
-    a = b = c = d = e = 0.0
+    (out, y, p, atol), (a, b, c, d, e) = here, (0.0, 0.0, 0.0, 0.0, 0.0)
     for i in range(out.size):
         scale = 1.0 / (atol[i] + rtol * max(abs(y[i]), abs(p[i])))
         out[i] = p[i] + gain * middle[i]
@@ -172,8 +169,7 @@ def step_slots(memory, trial, first, count):
     """Slots of the velocity at a predicted end, and of count velocities of the history."""
     slots = np.zeros(count + 1, np.int64)
     slots[0] = memory.slots[trial]
-    for l in range(count):
-        slots[l + 1] = memory.slots[first + l]
+    slots[1:] = memory.slots[first : first + count]
     return slots
 
 
