@@ -236,6 +236,30 @@ def test_stiff_run_asks_for_another_solver_and_a_short_one_does_not():
     assert Adams(field, 0.0, [1.0, 1.0], **options).advance(2.0) == Status.REACHED_END
 
 
+def test_stiffness_is_told_at_a_point_of_the_run_not_at_an_end_inside_a_step():
+    stepper = Adams(bowl_field([1.0, 1e4]), 0.0, [1.0, 1.0], rtol=1e-4, atol=1e-4, stiff_gradients=3000.0)
+    assert stepper.advance(0.1) == Status.REACHED_END
+    assert stepper._now["inside"]
+    assert stepper.advance(1e3) == Status.STIFF
+    assert stepper.t > 0.1
+
+
+@pytest.mark.parametrize("broken", [8, 9, 10, 11])
+def test_one_evaluation_that_is_not_a_number_only_repeats_a_step(broken):
+    """Even evaluations are at predicted ends, odd ones at corrected ends."""
+    calls = []
+
+    def failing(t, state, out, chain, numbers, layout, work, coefficients):
+        calls.append(t)
+        out[:] = math.nan if len(calls) == broken else -state
+        return 0.0
+
+    stepper = Adams(bowl_field([1.0], False, failing), 0.0, [1.0], rtol=1e-8, atol=1e-8)
+    assert stepper.advance(2.0) == Status.REACHED_END
+    assert stepper.counts["rejected"] >= 1
+    np.testing.assert_allclose(stepper.state, math.exp(-2.0), atol=1e-7)
+
+
 def test_smooth_run_is_not_stiff():
     assert net_stepper(stiff_gradients=1.0).advance(1.5) == Status.REACHED_END
 
