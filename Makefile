@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all notebooks figures lint format clean
+.PHONY: help demo test test-all notebooks figures docs lint format clean
 
 help:
 	@echo "make demo      set up, run the main job on real digits, write figures/demo.png"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-all  the long tests too, and all notebooks in a kernel"
 	@echo "make notebooks execute the notebooks anew from their scripts"
 	@echo "make figures   regenerate the figures of papers in figures/ (what is there is kept)"
+	@echo "make docs      the documentation site in build/docs; warnings are errors, internal links are checked"
 	@echo "make lint      style and types"
 	@echo "make bench     measure against other solvers, in an environment of its own (an hour); BENCH=--quick: 2 minutes"
 
@@ -27,6 +28,10 @@ help:
 	$(BIN)/python -m pip install --quiet --group notebooks
 	touch .venv/ready-notebooks
 
+.venv/ready-docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --group docs
+	touch .venv/ready-docs
+
 demo: .venv/ready
 	$(BIN)/gradflow demo --out figures
 
@@ -42,6 +47,10 @@ notebooks: .venv/ready-notebooks
 
 figures: .venv/ready
 	$(BIN)/gradflow reproduce --jobs 2 --out figures
+
+docs: .venv/ready-docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
 
 lint: .venv/ready-lint
 	$(BIN)/ruff check .

@@ -76,7 +76,8 @@ def branches(trajectory: Trajectory, index: int = 0) -> list[tuple[float, Trajec
 
     In a two-layer network with one output a sliding kink turns from a valley into a ridge when the neuron's output
     weight passes zero: below it, above it, and staying on it are all solutions of the differential inclusion. Gradient
-    descent with small steps takes the active side with a probability that depends on the mask sigma alone.
+    descent with small steps takes the active side with a probability that depends on the mask
+    :math:`\sigma \in [0, 1]` alone.
 
     Parameters
     ----------

@@ -188,7 +188,7 @@ class Comparison:
 
     @property
     def predicted_distance(self) -> list[np.ndarray]:
-        """Leading-order distance h |e_1(t)|, (T_i,) for each run; NaN where e_1 is not known."""
+        """Leading-order distance ``h |e_1(t)|``, (T_i,) for each run; NaN where e_1 is not known."""
         return [h * _norms(error) for h, error in zip(self.steps, self.leading_error, strict=True)]
 
     @cached_property

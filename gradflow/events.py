@@ -47,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Event:
-    """A crossing of zero by a function of (problem, t, theta), recorded with its time; it may end the run.
+    r"""A crossing of zero by a function, :math:`g(t, \theta(t)) = 0`, recorded with its time; it may end the run.
 
     Parameters
     ----------
@@ -85,14 +85,14 @@ class Event:
 
 @dataclass(frozen=True)
 class LossBelow:
-    """Stop when the objective (with every penalty) falls below a level.
+    r"""Stop when the objective (with every penalty) falls below a level, :math:`F < \mathrm{level}`.
 
     Parameters
     ----------
     level : float, optional
-        The level; or
+        The level, unless its logarithm is given.
     log10 : float, optional
-        its decimal logarithm.
+        Its decimal logarithm.
 
     Examples
     --------
@@ -122,7 +122,7 @@ class LossBelow:
 
 @dataclass(frozen=True)
 class ExcessLossBelow:
-    """Stop when the objective is less than `level` above a known minimum.
+    r"""Stop when the objective is less than `level` above a known minimum, :math:`F - F_{\min} < \mathrm{level}`.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class ExcessLossBelow:
 
 @dataclass(frozen=True)
 class GradientBelow:
-    """Stop when the speed of the state (the gradient norm of the plain flow) falls below a level.
+    r"""Stop when the state z is slow, :math:`|z'| < \mathrm{level}`; for the plain flow the gradient norm.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class GradientBelow:
 
 @dataclass(frozen=True)
 class Stationary:
-    """Stop when the state moves by less than `tolerance` of its own norm per unit of time.
+    r"""Stop when the state z moves slowly for its size, :math:`|z'| < \mathrm{tolerance}\,|z|`.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ def balancedness(problem, theta, layer=None) -> np.ndarray | dict[str, np.ndarra
 
 
 def imbalance(problem, theta) -> float | np.ndarray:
-    r"""Root of the sum of squares of all entries of :func:`balancedness`, 0 for balanced layers.
+    r"""Root of the sum of squares of all entries of :func:`gradflow.measure.balancedness`, 0 for balanced layers.
 
     Parameters
     ----------
@@ -88,10 +88,11 @@ def invariants(problem, theta, rates=None) -> dict[str, np.ndarray]:
     r"""Quantities that the flow :math:`\theta' = -c\,\nabla F(\theta)` conserves, for any data and any loss.
 
     Without decay they are constant; with decay each is multiplied by :math:`e^{-r t}`, r from
-    :func:`invariant_decay`. Which there are, and their formulas: :func:`invariant_names`.
+    :func:`gradflow.measure.invariant_decay`. Which there are, and their formulas:
+    :func:`gradflow.measure.invariant_names`.
 
-    - Hidden layers with a linear or homogeneous activation: :func:`balancedness`. With decay, an identity skip
-      joins the layers at its ends instead of giving W + I, since the decay acts on W.
+    - Hidden layers with a linear or homogeneous activation: :func:`gradflow.measure.balancedness`. With decay, an
+      identity skip joins the layers at its ends instead of giving W + I, since the decay acts on W.
     - Diagonal network, signed: "coordinates", :math:`u v` (depth D = 2) or :math:`u^{2-D} + v^{2-D}`.
     - Diagonal network, unsigned: "kernel", :math:`K^\top \log|u|` (D = 2) or :math:`K^\top u^{2-D}`, the columns of
       K an orthonormal basis of the kernel of x (with decay and D = 2, of its part orthogonal to (1, ..., 1)). For
@@ -137,18 +138,18 @@ def invariants(problem, theta, rates=None) -> dict[str, np.ndarray]:
 
 
 def invariant_names(problem, rates=None) -> dict[str, str]:
-    """Names of the conserved quantities of the flow of a problem, with their formulas.
+    r"""Names of the conserved quantities of the flow of a problem, with their formulas.
 
     Parameters
     ----------
     problem : Problem
     rates : dict of str to float, optional
-        Speeds of the blocks of theta, as in :func:`invariants`.
+        Speeds of the blocks of theta, as in :func:`gradflow.measure.invariants`.
 
     Returns
     -------
     dict of str to str
-        In matrices ``W2^T W2 - W1 W1^T``; neuron by neuron ``|W1 rows|^2 - |W2 columns|^2``.
+        In matrices :math:`W_2^T W_2 - W_1 W_1^T`; neuron by neuron ``|W1 rows|^2 - |W2 columns|^2``.
 
     Examples
     --------
@@ -184,12 +185,12 @@ def invariant_decay(problem, rates=None) -> dict[str, float]:
     ----------
     problem : Problem
     rates : dict of str to float, optional
-        Speeds of the blocks of theta, as in :func:`invariants`.
+        Speeds of the blocks of theta, as in :func:`gradflow.measure.invariants`.
 
     Returns
     -------
     dict of str to float
-        The same names as :func:`invariants`.
+        The same names as :func:`gradflow.measure.invariants`.
 
     Examples
     --------

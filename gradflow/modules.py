@@ -137,7 +137,7 @@ class FromModule:
     Parameters
     ----------
     module : torch.nn.Module
-        Maps (n, *input_shape) to (n, k). Layers that are random, or that keep running statistics, must be in eval
+        Maps ``(n, *input_shape)`` to (n, k). Layers that are random, or that keep running statistics, must be in eval
         mode: call ``module.eval()`` first.
     input_shape : tuple of int
         Shape of one sample; x is (n, prod(input_shape)).

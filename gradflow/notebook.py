@@ -1,4 +1,4 @@
-"""HTML for notebooks: a small table and a sparkline of the loss."""
+"""HTML for notebooks: a small table, and a sparkline of the loss."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import numpy as np
 WIDTH, HEIGHT = 260, 48
 
 
+def problem_html(problem) -> str:
+    """Table of the summary."""
+    return f"<div><b>Problem</b>{_table(problem.summary())}</div>"
+
+
 def trajectory_html(trajectory) -> str:
     """Table of the summary, and the loss (log scale where positive) over the saved points."""
-    rows = "".join(
-        f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
-        for name, text in trajectory.summary().items()
-    )
-    return f"<div><b>Trajectory</b><table>{rows}</table>{sparkline(trajectory.loss)}</div>"
+    return f"<div><b>Trajectory</b>{_table(trajectory.summary())}{sparkline(trajectory.loss)}</div>"
+
+
+def _table(rows: dict[str, str]) -> str:
+    """Names and texts side by side."""
+    left = "style='text-align:left'"
+    lines = (f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(text)}</td></tr>" for name, text in rows.items())
+    return f"<table>{''.join(lines)}</table>"
 
 
 def sparkline(loss: np.ndarray) -> str:

@@ -202,7 +202,8 @@ class Problem:
         - "orthogonal": scale times a Haar matrix with orthonormal rows or columns;
         - "identity": scale times the identity, plus `noise` times N(0, 1); "constant": every entry is scale;
         - "balanced": rank-one layers :math:`W_l = s^{1/L} u_l u_{l-1}^T`, product of norm s = scale;
-        - "zero-balanced": :math:`W_{l+1}^T W_{l+1} = W_l W_l^T` of full rank, random modes of strength scale |N(0,1)|;
+        - "zero-balanced": :math:`W_{l+1}^T W_{l+1} = W_l W_l^T` of full rank, random modes of strength
+          scale times ``|N(0, 1)|``;
         - "aligned": layers aligned with the singular vectors of :math:`y^T x / n`, each end-to-end mode of strength
           scale.
 
@@ -249,24 +250,31 @@ class Problem:
             )
         return array
 
-    def describe(self) -> str:
-        """What is minimised, in words: network, loss with its convention, data, decay, how the gradient is computed."""
+    def summary(self) -> dict[str, str]:
+        """What is minimised, as texts by name: network, loss with its convention, data, decay, gradient."""
         blocks = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in self.network.shapes.items())
         decay = f"{self.decay:g} * |theta|^2 (torch weight_decay = {2 * self.decay:g})" if self.decay else "none"
         how = "compiled" if self.kernel.compiled else "interpreted"
-        return "\n".join(
-            [
-                f"network   {self.network}",
-                f"theta     {self.size} parameters: {blocks}",
-                f"loss      {self.loss}",
-                f"decay     {decay}",
-                f"data      {self.n} samples, {self.x.shape[1]} inputs, {self.y.shape[1]} outputs",
-                f"gradient  {self.kernel.name} kernel, {how}",
-            ]
-        )
+        return {
+            "network": str(self.network),
+            "theta": f"{self.size} parameters: {blocks}",
+            "loss": str(self.loss),
+            "decay": decay,
+            "data": f"{self.n} samples, {self.x.shape[1]} inputs, {self.y.shape[1]} outputs",
+            "gradient": f"{self.kernel.name} kernel, {how}",
+        }
+
+    def describe(self) -> str:
+        """The :meth:`summary` in lines."""
+        return "\n".join(f"{name:<8}  {text}" for name, text in self.summary().items())
 
     def __repr__(self):
         return f"<Problem: {self.network}, {self.loss}, {self.n} samples, {self.size} parameters>"
+
+    def _repr_html_(self):
+        from gradflow.notebook import problem_html
+
+        return problem_html(self)
 
     @property
     def is_diagonal(self) -> bool:

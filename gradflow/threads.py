@@ -38,7 +38,18 @@ def set_threads(count: int | None) -> None:
 
 
 def get_threads() -> int:
-    """Number of threads over which a batch of runs is spread."""
+    """Number of threads over which a batch of runs is spread.
+
+    Returns
+    -------
+    int
+        What :func:`gradflow.set_threads` set, or the number of cores of the process.
+
+    Examples
+    --------
+    >>> get_threads() >= 1
+    True
+    """
     if _threads is not None:
         return _threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

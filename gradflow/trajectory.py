@@ -34,7 +34,8 @@ class Trajectory:
     loss, log10_loss : ndarray (T,)
         The full objective, with every penalty.
     records : dict
-        Name -> :class:`Record` of the measures asked for, and of what the dynamics reports (rho, radius, ...).
+        Name -> :class:`~gradflow.trajectory.Record` of the measures asked for, and of what the dynamics
+        reports (rho, radius, ...).
     events : list of Crossing
         Located crossings.
     status : Status
@@ -250,7 +251,7 @@ class Trajectory:
         return extend(self, t_end, **changes)
 
     def error_estimate(self) -> np.ndarray:
-        """Estimated error |theta - theta_tight| (T,), by a second run at a tenth of both tolerances."""
+        """Estimated error ``|theta - theta_tight|`` (T,), by a second run at a tenth of both tolerances."""
         from gradflow.resuming import tightened
 
         return np.linalg.norm(self.theta - tightened(self, 0.1), axis=-1)

@@ -42,7 +42,8 @@ def test_examples_of_readme_and_docs_run(page, tmp_path, monkeypatch):
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "examples.py"
-    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)))
+    blocks = re.findall(r"```(?:python|\{code-cell\} python)\n(.*?)```", page.read_text(), flags=re.S)
+    script.write_text("\n".join(blocks))
     runpy.run_path(str(script))
 
 

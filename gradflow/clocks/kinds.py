@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Time(Clock):
-    """Physical time t: the flow as it is written.
+    r"""Physical time t: the flow as it is written, :math:`\theta' = -\nabla F`.
 
     Examples
     --------

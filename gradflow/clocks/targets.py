@@ -35,16 +35,17 @@ class Every:
 
 
 def at(**given) -> At:
-    """Place, or places, in one variable of a run: where it ends, or what it saves.
+    r"""Place, or places, in one variable of a run: where it ends, or what it saves.
 
     Parameters
     ----------
-    t, log10_t, loss, log10_loss, s : float or array_like
-        One of them; s is log(L_0/L), the loss in natural decades below the start.
+    **given : float or array_like (m,)
+        One of t, log10_t, loss, log10_loss, s by name; :math:`s = \log(L_0/L)`, the fall of the log of the loss.
 
     Returns
     -------
     At
+        The place, or places.
 
     Raises
     ------
@@ -74,12 +75,17 @@ def at(**given) -> At:
 
 
 def every(**given) -> Every:
-    """Evenly spaced places in one variable of a run, to save at.
+    r"""Evenly spaced places in one variable of a run, to save at.
 
     Parameters
     ----------
-    t, log10_t, log10_loss, s : float
-        The positive spacing in one of them.
+    **given : float
+        One of t, log10_t, log10_loss, s by name, with its positive spacing; :math:`s = \log(L_0/L)`.
+
+    Returns
+    -------
+    Every
+        The places.
 
     Examples
     --------

@@ -17,7 +17,8 @@ def unit_inputs(n: int, d: int, seed: int | np.random.Generator = 0) -> np.ndarr
 
     Returns
     -------
-    x : np.ndarray, shape (n, d)
+    np.ndarray, shape (n, d)
+        The inputs x.
 
     Raises
     ------

@@ -13,8 +13,18 @@ from gradflow.kernels.calls import call
 class Flow:
     """A continuous dynamics: how theta becomes a state, how the state moves, what stays constant.
 
-    A dynamics of one's own subclasses this with `velocity(problem, t, state)`, and `pack` and `unpack` where the
-    state is not theta itself.
+    A dynamics of one's own subclasses this with `velocity(problem, t, state)`, the derivative (S,) of a state (S,), and
+    `pack` and `unpack` where the state is not theta (P,) itself.
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> class SignFlow(gf.Flow):
+    ...     def velocity(self, problem, t, state):
+    ...         return -np.sign(problem.gradient(state))
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
+    >>> gf.simulate(problem, [0.0], SignFlow(), t_end=1.0).end.round(9).tolist()
+    [1.0]
     """
 
     discrete = False
@@ -49,7 +59,7 @@ class Flow:
         return np.zeros(np.shape(state)[:-1])
 
     def invariants(self, problem) -> dict:
-        """Conserved quantities: name -> :class:`Invariant`; empty when none is known."""
+        """Conserved quantities: name -> :class:`~gradflow.dynamics.Invariant`; empty when none is known."""
         return {}
 
     def records(self, problem, states: np.ndarray) -> dict:
@@ -91,9 +101,27 @@ class Flow:
 
 @dataclass(frozen=True)
 class Invariant:
-    """A conserved quantity: its formula, and its value at a state as an array.
+    r"""A conserved quantity: its formula, and its value at a state as an array.
 
-    With `decay_rate` c > 0 the quantity is not constant, but equal to its first value times exp(-c t).
+    With decay rate c the quantity is its first value times :math:`e^{-c t}`.
+
+    Parameters
+    ----------
+    formula : str
+        What is conserved, as text.
+    value : callable
+        Of a state (S,), an array.
+    decay_rate : float
+        c; 0 for what is constant.
+    relative : bool
+        Whether the drift is relative to the largest entry of the first value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> norm = Invariant("|u|", np.linalg.norm)
+    >>> norm.drift(np.array([0.0, 1.0]), np.array([[3.0, 4.0], [5.0, 0.5]])).round(3).tolist()
+    [0.0, 0.025]
     """
 
     formula: str
@@ -153,7 +181,7 @@ class GradientFlow(Flow):
         return np.zeros(0) if self.rates is None else rate_vector(problem, self.rates)
 
     def invariants(self, problem) -> dict:
-        """Balancedness and its relatives; see :func:`gradflow.invariants`."""
+        """Balancedness and its relatives; see :func:`gradflow.measure.invariants`."""
         from gradflow.dynamics.conserved import plain
 
         return plain(problem, self.rates)

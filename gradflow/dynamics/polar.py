@@ -214,8 +214,8 @@ class WeightNormFlow(Flow):
 
     .. math:: g' = -\eta_g\, \hat v\cdot\nabla F, \qquad v' = -\eta_v\, \frac{g}{|v|}\,(I - \hat v\hat v^T)\nabla F,
 
-    :math:`\hat v = v/|v|`; each :math:`|v_g|` is conserved. At the start g = |theta_g| and v = theta_g, or v of unit
-    norm. Networks with kinks are followed through them; a scale g may pass zero.
+    :math:`\hat v = v/|v|`; each :math:`|v_g|` is conserved. At the start :math:`g = |\theta_g|` and
+    :math:`v = \theta_g`, or v of unit norm. Networks with kinks are followed through them; a scale g may pass zero.
 
     Parameters
     ----------

@@ -160,7 +160,7 @@ def polar_diagonal_limit(x: ArrayLike, y: ArrayLike, start: ArrayLike, ratio: fl
     The polar flow moves the norm r and the direction u of the weights w = r u (one sphere for the whole network) at
     the rates 1 and eta. The output is X w^2, entrywise square. The formula is the limit of a flow that reaches zero
     loss; a flow that starts with a loss below that of w = 0 is kept away from r = 0. For a signed network
-    w_+^2 - w_-^2 give ``np.hstack([x, -x])`` and the stacked start.
+    :math:`w_+^2 - w_-^2` give ``np.hstack([x, -x])`` and the stacked start.
 
     Parameters
     ----------

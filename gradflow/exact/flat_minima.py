@@ -9,7 +9,20 @@ from gradflow.exact.checks import count, finite
 
 
 class FlatMinima(NamedTuple):
-    """Lower bound of the sharpness of every minimum, and the sharpness of the balanced one."""
+    r"""Lower bound of the sharpness :math:`\lambda_{\max}(\nabla^2 F)` of every minimum, and that of the balanced one.
+
+    Attributes
+    ----------
+    bound : float
+        No minimum is flatter.
+    balanced : float
+        The sharpness where the flow from small starts ends.
+
+    Examples
+    --------
+    >>> FlatMinima(bound=3.0, balanced=4.0).balanced
+    4.0
+    """
 
     bound: float
     balanced: float

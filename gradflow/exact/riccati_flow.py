@@ -9,7 +9,22 @@ from gradflow.exact.checks import finite, times
 
 
 class RiccatiSolution(NamedTuple):
-    """The products of the layers that a rotation of the hidden units leaves alone."""
+    """The products of the layers that a rotation of the hidden units leaves alone.
+
+    Attributes
+    ----------
+    product : ndarray (T, k, d)
+        The end-to-end map W2 W1.
+    input_gram : ndarray (T, d, d)
+        W1^T W1.
+    output_gram : ndarray (T, k, k)
+        W2 W2^T.
+
+    Examples
+    --------
+    >>> riccati([0.0, 1.0], [[0.1]], [[0.1]], [[2.0]]).product.shape
+    (2, 1, 1)
+    """
 
     product: np.ndarray
     input_gram: np.ndarray

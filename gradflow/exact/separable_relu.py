@@ -9,7 +9,22 @@ from gradflow.exact.checks import positive, samples
 
 
 class SeparableMinimum(NamedTuple):
-    """Scale rho, regularised loss, and the two vectors (2, d) for the labels +1 and -1."""
+    r"""The minimum of the normalised network, from the convex problem.
+
+    Attributes
+    ----------
+    rho : float
+        The scale, :math:`\rho = \|w_+\| + \|w_-\|`.
+    loss : float
+        The regularised loss there.
+    weights : ndarray (2, d)
+        The vectors :math:`w_+` and :math:`w_-` for the labels +1 and -1.
+
+    Examples
+    --------
+    >>> separable_relu(x=[[1.0, 0.0], [0.0, -1.0]], y=[1.0, -1.0], decay=0.5).weights.shape
+    (2, 2)
+    """
 
     rho: float
     loss: float

@@ -10,7 +10,20 @@ from gradflow.exact.square_loss import ridge
 
 
 class RidgeNoise(NamedTuple):
-    """Stationary mean (d,) and covariance (d, d)."""
+    """Stationary distribution of the iterates.
+
+    Attributes
+    ----------
+    mean : ndarray (d,)
+        The ridge solution.
+    covariance : ndarray (d, d)
+        About the mean.
+
+    Examples
+    --------
+    >>> sgd_ridge(x=[[1.0], [1.0]], y=[1.0, -1.0], decay=0.0, step=0.1).covariance.shape
+    (1, 1)
+    """
 
     mean: np.ndarray
     covariance: np.ndarray

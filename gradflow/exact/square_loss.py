@@ -9,7 +9,22 @@ from gradflow.exact.checks import count, not_negative, samples
 
 
 class NeuralCollapse(NamedTuple):
-    """The collapsed equilibrium: outputs gain * targets, norm rho, regularised loss."""
+    r"""The collapsed equilibrium of the normalised network :math:`f = \rho f_V`.
+
+    Attributes
+    ----------
+    gain : float
+        s, with outputs :math:`f(x_i) = s\, y_i`.
+    rho : float
+        The scale.
+    loss : float
+        The regularised loss there.
+
+    Examples
+    --------
+    >>> neural_collapse(decay=1e-3, classes=3, per_class=6, depth=2)._fields
+    ('gain', 'rho', 'loss')
+    """
 
     gain: float
     rho: float

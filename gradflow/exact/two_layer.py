@@ -201,8 +201,10 @@ def two_layer_scalar_output(
 
     Returns
     -------
-    radius, cosine : np.ndarray
-        r(t) and c(t), of the broadcast shape of the arguments.
+    radius : np.ndarray
+        The norm r(t), of the broadcast shape of the arguments.
+    cosine : np.ndarray
+        The cosine c(t), of the same shape.
 
     Raises
     ------

@@ -13,7 +13,30 @@ _ACTIVE = np.array([0.0, 0.005, 0.03, 0.13, 0.50, 0.80, 0.98, 0.998, 1.0])
 
 @dataclass(frozen=True)
 class Branch:
-    """A point from which several paths go on: time, state, and the kinks (units of the masked network) with sigma."""
+    """A point from which several paths go on.
+
+    Attributes
+    ----------
+    time : float
+        When the run is there.
+    theta : ndarray (P,)
+        The parameters.
+    masks, sliding : ndarray
+        Pattern of the masked network, and which of its kinks slide.
+    kinks : ndarray (m,)
+        The kinks at which the paths part.
+    sigma : ndarray (m,)
+        Their masks, which decide the shares of the paths.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> x, y = [[1.0, 1.0], [0.0, 1.0], [1.0, -1.0]], [0.3, -2.0, -1.0]
+    >>> problem = gf.Problem(gf.FullyConnected([2, 1, 1]), gf.losses.Square("sum", half=True), x, y)
+    >>> run = gf.simulate(problem, [1.0, 0.0, 0.3], gf.GradientFlow(), t_end=2.0)
+    >>> [round(branch.time, 3) for branch in run.kinks.branch_points]
+    [0.197]
+    """
 
     time: float
     theta: np.ndarray
@@ -24,7 +47,7 @@ class Branch:
 
 
 def probability_active(sigma):
-    """Share of gradient descents with small steps that leave a branch point to the active side.
+    r"""Share :math:`p(\sigma)` of gradient descents with small steps that leave a branch point to the active side.
 
     Interpolated (monotone) between shares counted in 4,000 runs from random starts at each of seven values of sigma;
     they agree within 0.02 for steps 1e-2, 1e-3, 1e-4, so that the limit of small steps is a distribution, no path.

@@ -9,7 +9,7 @@ def expected_events(problem) -> float:
     r"""Rough number of crossings, slides and exits of a gradient flow from a generic start.
 
     About 0.2 per pair of a kinked unit and a sample; measured on nets of 100 to 600 parameters with 40 to 100 samples,
-    trained to small loss: 0.08 to 0.35. Above 1e4 (:data:`MANY`) gradient descent itself, or the implicit masks, are
+    trained to small loss: 0.08 to 0.35. Above 1e4 gradient descent itself, or the implicit masks, are
     the better tools.
 
     Parameters

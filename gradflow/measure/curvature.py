@@ -77,7 +77,9 @@ def sharpness(problem, theta, *, method="auto", start=None, tolerance=1e-9) -> f
     ----------
     problem : Problem
     theta : array_like (P,) or (runs, P)
-    method, start, tolerance
+    method : str, optional
+    start : array_like (P,), optional
+    tolerance : float, optional
         As in :func:`hessian_eigenpairs`.
 
     Returns
@@ -107,7 +109,9 @@ def smallest_eigenvalue(problem, theta, *, method="auto", start=None, tolerance=
     ----------
     problem : Problem
     theta : array_like (P,) or (runs, P)
-    method, start, tolerance
+    method : str, optional
+    start : array_like (P,), optional
+    tolerance : float, optional
         As in :func:`hessian_eigenpairs`.
 
     Returns

@@ -49,7 +49,7 @@ def margins(problem, theta) -> np.ndarray:
 
 
 def margin(problem, theta) -> float | np.ndarray:
-    r"""Smallest margin over the samples, :math:`\min_i y_i f(x_i)` (see :func:`margins`).
+    r"""Smallest margin over the samples, :math:`\min_i y_i f(x_i)` (see :func:`gradflow.measure.margins`).
 
     Parameters
     ----------

@@ -14,7 +14,27 @@ CITATION = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A figure of a paper: a function that returns the matplotlib figure, its data and its claims."""
+    """A figure of a paper: a function that returns the matplotlib figure, its data and its claims.
+
+    Attributes
+    ----------
+    paper : Paper
+        To which it belongs.
+    function : callable
+        Its keyword arguments have the values of the full figure as defaults.
+    claims : int
+        How many claims it makes.
+    minutes : float
+        Usual time at full size.
+    small : dict
+        Settings of a smaller run.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> gf.papers.find("weight-norm-diagonal").find("loss-vs-time").defaults["alpha"]
+    0.1
+    """
 
     paper: Paper
     function: Callable
@@ -64,6 +84,8 @@ class Paper:
         Of publication.
     arxiv : str, optional
         Its arXiv id.
+    figures : dict of Figure
+        By name; :meth:`figure` fills it.
 
     Examples
     --------

@@ -27,6 +27,16 @@ def known() -> dict[str, Paper]:
 def find(slug: str) -> Paper:
     """Return a paper by its slug.
 
+    Parameters
+    ----------
+    slug : str
+        As in ``gradflow papers``.
+
+    Returns
+    -------
+    Paper
+        The paper.
+
     Raises
     ------
     ValueError
@@ -49,6 +59,11 @@ def module_name(paper: Paper) -> str:
 
 def table() -> str:
     """All papers as text: slug, title, year, figures, number of claims, usual minutes.
+
+    Returns
+    -------
+    str
+        What ``gradflow papers`` prints.
 
     Examples
     --------

@@ -11,7 +11,7 @@ FAR_BELOW = 0.02
 
 
 def gap(comparison: Comparison, ax=None, *, relative: bool = False, predicted: bool = True, bounds: bool = False):
-    r"""Distance between discrete runs and the flow over time, beside h|e_1| and the flow's own solver error.
+    r"""Distance between discrete runs and the flow over time, beside :math:`h\,|e_1|` and the flow's own solver error.
 
     Parameters
     ----------

@@ -69,6 +69,11 @@ MOST_ABOVE = 12
 def style():
     """Context in which figures have the library's fonts, grid and colours (Okabe-Ito, told apart by the colour-blind).
 
+    Yields
+    ------
+    None
+        Within ``with gf.plots.style():``.
+
     Examples
     --------
     >>> import matplotlib.pyplot as plt, gradflow as gf
@@ -84,6 +89,20 @@ def style():
 
 def subplots(rows: int = 1, columns: int = 1, **options) -> tuple[Any, Any]:
     """Figure and axes in the library's style: ``matplotlib.pyplot.subplots`` with a size that fits a notebook.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Of panels.
+    **options : dict
+        For matplotlib.
+
+    Returns
+    -------
+    figure : Figure
+        The figure.
+    axes : Axes or ndarray of Axes
+        One, or (columns,), (rows,) or (rows, columns) of them.
 
     Examples
     --------

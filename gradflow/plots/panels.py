@@ -11,8 +11,14 @@ def colours(dynamics, count: int | None = None):
     Parameters
     ----------
     dynamics : flow or discrete rule
+        Whose colour it is.
     count : int, optional
         How many shades.
+
+    Returns
+    -------
+    str or list of str
+        The colour, or its shades.
 
     Examples
     --------
@@ -38,6 +44,14 @@ def reference(ax, value, label: str | None = None, *, axis: str = "y", number: i
         On which the value lies.
     number : int
         Of the dash pattern, if there are several.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> fig, ax = gf.plots.subplots()
+    >>> gf.plots.reference(ax, 1.5, "theory")
+    >>> [line.get_label() for line in ax.lines]
+    ['theory']
     """
     look = {"color": GREY, "linewidth": 1.1, "linestyle": DASHES[(number + 1) % len(DASHES)], "zorder": 1.5}
     (ax.axhline if axis == "y" else ax.axvline)(value, label=label, **look)

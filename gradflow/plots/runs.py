@@ -31,7 +31,7 @@ MOST_HESSIANS = 100
 
 
 def loss(trajectories, ax=None, *, labels: Sequence[str] | None = None):
-    """Objective over time, on a log axis where it spans more than two decades.
+    r"""Objective :math:`F(\theta(t))` over time, on a log axis where it spans more than two decades.
 
     Parameters
     ----------
@@ -67,16 +67,20 @@ def loss(trajectories, ax=None, *, labels: Sequence[str] | None = None):
 
 
 def singular_values(trajectories, ax=None, *, layer: str = "map", log: bool = False, labels=None):
-    """Singular values of the end-to-end map of a linear network, or of one layer, over time.
+    r"""Singular values of the end-to-end map :math:`W_L \cdots W_1` of a linear network, or of one layer, over time.
 
     Parameters
     ----------
-    trajectories, ax, labels
-        As in :func:`loss`; a single trajectory has its modes told apart by colour.
+    trajectories : Trajectory or sequence of Trajectory
+        A single one has its modes told apart by colour.
+    ax : Axes, optional
+        New ones if not given.
     layer : str
         "map", or the name of a layer such as "W1".
     log : bool
         Whether the axis is logarithmic, to see the modes grow out of a small start.
+    labels : sequence of str, optional
+        One per trajectory.
 
     Returns
     -------
@@ -104,7 +108,9 @@ def alignment(trajectories, ax=None, *, labels=None):
 
     Parameters
     ----------
-    trajectories, ax, labels
+    trajectories : Trajectory or sequence of Trajectory
+    ax : Axes, optional
+    labels : sequence of str, optional
         As in :func:`loss`.
 
     Returns
@@ -133,7 +139,9 @@ def spectral_ratio(trajectories, ax=None, *, labels=None):
 
     Parameters
     ----------
-    trajectories, ax, labels
+    trajectories : Trajectory or sequence of Trajectory
+    ax : Axes, optional
+    labels : sequence of str, optional
         As in :func:`loss`.
 
     Returns
@@ -162,7 +170,9 @@ def layer_norms(trajectories, ax=None, *, labels=None):
 
     Parameters
     ----------
-    trajectories, ax, labels
+    trajectories : Trajectory or sequence of Trajectory
+    ax : Axes, optional
+    labels : sequence of str, optional
         As in :func:`loss`.
 
     Returns
@@ -186,11 +196,13 @@ def layer_norms(trajectories, ax=None, *, labels=None):
 
 
 def drift(trajectories, ax=None, *, labels=None):
-    """Deviation of each invariant from what theory says, over time: the accuracy of a run, seen from inside.
+    r"""Deviation :math:`|I(t) - I(0)\,e^{-ct}|` of each invariant from theory: the accuracy of a run, seen from inside.
 
     Parameters
     ----------
-    trajectories, ax, labels
+    trajectories : Trajectory or sequence of Trajectory
+    ax : Axes, optional
+    labels : sequence of str, optional
         As in :func:`loss`.
 
     Returns
@@ -233,7 +245,9 @@ def sharpness(trajectories, ax=None, *, labels=None):
 
     Parameters
     ----------
-    trajectories, ax, labels
+    trajectories : Trajectory or sequence of Trajectory
+    ax : Axes, optional
+    labels : sequence of str, optional
         As in :func:`loss`.
 
     Returns
@@ -268,7 +282,9 @@ def sharpness(trajectories, ax=None, *, labels=None):
 
 
 def weights(trajectory, ax=None, *, layer: str | None = None):
-    """Single parameters over time, coloured by layer; of more than 60 those that move furthest, and the label says so.
+    r"""Single parameters :math:`\theta_i(t)` over time, coloured by layer.
+
+    Of more than 60 those that move furthest are drawn, and the label says so.
 
     Parameters
     ----------

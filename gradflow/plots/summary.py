@@ -10,14 +10,15 @@ SMALL = 300
 
 
 def overview(trajectories, *, labels=None):
-    """One figure of what is worth seeing: loss, singular values or layer norms, alignment, sharpness, drift, weights.
+    r"""One figure of what is worth seeing: loss, singular values or layer norms, alignment, sharpness, drift, weights.
 
-    Panels that do not apply to the network are left out; the sharpness is shown if it was recorded or the network has
-    at most 300 parameters, single weights if there is one trajectory.
+    Panels that do not apply to the network are left out; the sharpness :math:`\lambda_{\max}(\nabla^2 F)` is shown if
+    it was recorded or the network has at most 300 parameters, single weights if there is one trajectory.
 
     Parameters
     ----------
-    trajectories, labels
+    trajectories : Trajectory or sequence of Trajectory
+    labels : sequence of str, optional
         As in :func:`loss`.
 
     Returns

@@ -21,7 +21,9 @@ NAMES = ("auto", *OWN, *SCIPY, "cvode", *(f"torchdiffeq:{name}" for name in TORC
 
 @dataclass(frozen=True)
 class FixedStep:
-    """A method with a fixed step: own "euler", "heun", "rk4", or torchdiffeq's, such as "torchdiffeq:implicit_adams".
+    r"""A method with a fixed step: own "euler", "heun", "rk4", or torchdiffeq's, such as "torchdiffeq:implicit_adams".
+
+    "euler" takes :math:`z_{k+1} = z_k + h f(t_k, z_k)`, which for the plain flow is gradient descent.
 
     Parameters
     ----------
