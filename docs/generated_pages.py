@@ -26,7 +26,7 @@ Papers whose figures gradflow makes anew. Each is one file: the figures, and wha
 that can fail. The pictures and numbers here are the stored results of `gradflow reproduce`, at full size; a number that
 no longer comes out stops `gradflow check`.
 
-::::{grid} 1 2 2 3
+::::{grid} 1 1 2 2
 :gutter: 3
 
 """
@@ -80,13 +80,13 @@ def paper_page(paper, stored: dict) -> str:
         facts, claims = record["provenance"], [Claim.from_dict(claim) for claim in record["claims"]]
         picture = f"![{name}](../../figures/{paper.slug}/{name}.png)"
         lines += [f"## {name}", "", picture, "", plain(facts["caption"]), ""]
-        lines += ["| claim | measured | must be | holds |", "|---|---|---|---|"]
+        lines += ["::::{div} claims", "", "| claim | measured | must be | holds |", "|---|---|---|---|"]
         lines += [
             f"| {plain(claim.sentence)} | {claim.measured} | {plain(claim.condition)} |"
             f" {'yes' if claim.passed else '**no**'} |"
             for claim in claims
         ]
-        lines += ["", "```python", facts["call"], "```", "", f"{facts['seconds']} s at full size.", ""]
+        lines += ["", "::::", "", "```python", facts["call"], "```", "", f"{facts['seconds']} s at full size.", ""]
     path = f"gradflow/papers/{module_name(paper)}.py"
     lines += ["## The file", "", f"`{path}`", "", "```{literalinclude} " + f"../../{path}", ":language: python", "```"]
     return "\n".join([*lines, ""])

@@ -137,9 +137,10 @@ def test_with_data_keeps_network_loss_and_decay():
 
 
 def test_describe_prints_the_conventions():
-    text = cases.make("tanh", gf.losses.Square("sum", half=True), decay=0.25).describe()
-    for part in ("3-5-1", "sum over samples", "times 1/2", "0.25", "weight_decay = 0.5", "kernel"):
-        assert part in text
+    problem = cases.make("tanh", gf.losses.Square("sum", half=True), decay=0.25)
+    for text in (problem.describe(), problem._repr_html_()):
+        for part in ("3-5-1", "sum over samples", "times 1/2", "0.25", "weight_decay = 0.5", "kernel"):
+            assert part in text
 
 
 def test_any_torch_module_is_a_network():
