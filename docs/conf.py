@@ -9,8 +9,11 @@ sys.path.insert(0, str(HERE))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import generated_pages  # noqa: E402
+from jupyter_client.manager import KernelManager  # noqa: E402
 
 import gradflow  # noqa: E402
+
+KernelManager.transport_encryption.default_value = "auto"  # else every kernel warns that its port is not encrypted
 
 project = "gradflow"
 author = copyright = "The gradflow authors"
