@@ -35,7 +35,7 @@ class Branch:
     >>> problem = gf.Problem(gf.FullyConnected([2, 1, 1]), gf.losses.Square("sum", half=True), x, y)
     >>> run = gf.simulate(problem, [1.0, 0.0, 0.3], gf.GradientFlow(), t_end=2.0)
     >>> [round(branch.time, 3) for branch in run.kinks.branch_points]
-    [0.197]
+    [0.322]
     """
 
     time: float
