@@ -32,11 +32,16 @@ no longer comes out stops `gradflow check`.
 """
 
 
+def pages(docs: Path) -> dict[str, dict[str, str]]:
+    """Folder in docs -> file name -> text."""
+    root = docs.parent
+    return {"papers": paper_pages(root / "figures"), "notebooks": notebook_pages(root / "notebooks")}
+
+
 def write(docs: Path) -> None:
     """Write docs/papers/ and docs/notebooks/."""
-    figures = docs.parent / "figures"
-    _update(docs / "papers", paper_pages(figures))
-    _update(docs / "notebooks", notebook_pages(docs.parent / "notebooks"))
+    for folder, made in pages(docs).items():
+        _update(docs / folder, made)
 
 
 def paper_pages(figures: Path) -> dict[str, str]:
