@@ -1,6 +1,7 @@
 """Linear systems of the stiff stepper, (I - c J) change = residual, and the passes over memory that they consist of.
 
-Each pass has two forms, for numpy and for compiled code, which does in one loop what belongs together.
+Each pass has two forms, for numpy and for compiled code. There a sum is never taken in the loop that writes its terms:
+the compiler would sum in vectors or not, and so to other bits, by where the arrays happen to lie.
 """
 
 import math
@@ -60,6 +61,7 @@ def quotient_loop(image, direction, slope, factor):
     total = 0.0
     for i in range(image.size):
         image[i] = direction[i] + factor * (slope[i] - image[i])
+    for i in range(image.size):
         total += direction[i] * image[i]
     return total
 
@@ -75,6 +77,7 @@ def turn_loop(direction, towards, ratio):
     total = 0.0
     for i in range(direction.size):
         direction[i] = towards[i] + ratio * direction[i]
+    for i in range(direction.size):
         total += direction[i] * direction[i]
     return total
 
@@ -92,6 +95,7 @@ def descend_loop(change, residual, length, direction, image, weights):
     for i in range(change.size):
         change[i] += length * direction[i]
         residual[i] -= length * image[i]
+    for i in range(change.size):
         square += residual[i] * residual[i]
         total += (residual[i] * weights[i]) ** 2
     return math.sqrt(total / change.size), square
@@ -108,6 +112,7 @@ def defect_loop(residual, c, slope, offset, correction, weights):
     total = square = 0.0
     for i in range(residual.size):
         residual[i] = c * slope[i] - offset[i] - correction[i]
+    for i in range(residual.size):
         square += residual[i] * residual[i]
         total += (residual[i] * weights[i]) ** 2
     return math.sqrt(total / residual.size), square
