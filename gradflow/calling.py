@@ -104,6 +104,15 @@ def treatment_of_kinks(problem, dynamics, solver, kinks) -> tuple[str, str]:
     return "follow", ""
 
 
+def refuse_to_conserve(arguments) -> None:
+    """Raise if a run in a clock is to be put back on what it conserves."""
+    if arguments.get("conserve"):
+        raise ValueError(
+            "conserve = True: a run in a clock is not put back on what it conserves; give t_end in time and"
+            " clock='time', or leave conserve out (run.drift says how far it is)"
+        )
+
+
 def most_gradients(arguments, given) -> int:
     """The cap: lower for flows that may chatter on kinks."""
     if given is not None:

@@ -134,7 +134,7 @@ def invariants(problem, theta, rates=None) -> dict[str, np.ndarray]:
     layers, lead = problem.layers(theta), theta.shape[:-1]
     if isinstance(problem.network, Diagonal):
         return _diagonal(problem, layers, rates)
-    return {each.name: each.value(layers, lead, rates) for each in _conserved(problem, rates)}
+    return {each.name: each.value(layers, lead, rates) for each in conserved_interfaces(problem, rates)}
 
 
 def invariant_names(problem, rates=None) -> dict[str, str]:
@@ -160,10 +160,10 @@ def invariant_names(problem, rates=None) -> dict[str, str]:
     """
     rates = _checked_rates(problem.network, rates)
     if not isinstance(problem.network, Diagonal):
-        return {each.name: each.formula(rates) for each in _conserved(problem, rates)}
+        return {each.name: each.formula(rates) for each in conserved_interfaces(problem, rates)}
     power = 2 - problem.network.depth
     if not problem.network.signed:
-        if not _kernel_basis(problem).shape[1]:
+        if not kernel_basis(problem).shape[1]:
             return {}
         return {"kernel": "K^T log|u|" if power == 0 else f"K^T u^{power}"}
     up, down = rates.get("u", 1.0), rates.get("v", 1.0)
@@ -201,7 +201,7 @@ def invariant_decay(problem, rates=None) -> dict[str, float]:
     """
     rates = _checked_rates(problem.network, rates)
     if not isinstance(problem.network, Diagonal):
-        found = _conserved(problem, rates)
+        found = conserved_interfaces(problem, rates)
         return {each.name: 4 * _decay(problem, rates, each.blocks) for each in found}
     power = 2 - problem.network.depth
     result = {}
@@ -228,7 +228,7 @@ def _balances(problem, theta, layer=None) -> dict[str, np.ndarray]:
     return {each.name: each.value(layers, lead, {}) for each in found}
 
 
-def _conserved(problem, rates) -> tuple[Interface, ...]:
+def conserved_interfaces(problem, rates) -> tuple[Interface, ...]:
     """Interfaces whose quantity obeys a law of its own under this decay and these speeds."""
     found = interfaces(problem.network, absorb=problem.decay == 0)
     return tuple(each for each in found if _same_decay(problem, rates, each.blocks))
@@ -250,7 +250,7 @@ def _diagonal(problem, layers, rates):
     u, up, down = layers["u"], rates.get("u", 1.0), rates.get("v", 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         if "kernel" in names:
-            return {"kernel": (np.log(np.abs(u)) if power == 0 else u ** float(power)) @ _kernel_basis(problem)}
+            return {"kernel": (np.log(np.abs(u)) if power == 0 else u ** float(power)) @ kernel_basis(problem)}
         if "coordinates" not in names:
             return {}
         v = layers["v"]
@@ -261,7 +261,7 @@ def _diagonal(problem, layers, rates):
         return {"coordinates": np.sign(u * v) * np.abs(u) ** (1 / up) * np.abs(v) ** (1 / down)}
 
 
-def _kernel_basis(problem) -> np.ndarray:
+def kernel_basis(problem) -> np.ndarray:
     """Orthonormal basis (d, m) of the kernel of x, computed once per problem."""
     basis = _kernels.get(problem)
     if basis is None:

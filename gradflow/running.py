@@ -16,6 +16,11 @@ from gradflow.trajectory import Record, Run, Trajectory
 def stepper_at(problem, dynamics, t, state, arguments):
     """Stepper at a state, and the maker of points for its events."""
     stepper = make_stepper(problem, dynamics, t, state, arguments)
+    if arguments.get("conserve"):
+        from gradflow.dynamics.manifold import manifold
+        from gradflow.steppers.conserving import Conserving
+
+        stepper = Conserving(stepper, manifold(problem, dynamics))
     return stepper, point_maker(problem, dynamics, stepper)
 
 

@@ -14,6 +14,7 @@ from gradflow.calling import (
     checked_branch,
     checked_end,
     most_gradients,
+    refuse_to_conserve,
     sequence_of,
     treatment_of_kinks,
     warn_of_many_kinks,
@@ -45,6 +46,7 @@ def simulate(
     clock: Any = "auto",
     kinks: str = "follow",
     at_branch: str = "likely",
+    conserve: bool = False,
     t_start: float = 0.0,
     max_gradients: int | None = None,
     max_seconds: float | None = None,
@@ -101,6 +103,11 @@ def simulate(
         "implicit": Euler steps with masks from their end, of order 1; give ``solver=gf.FixedStep("euler", step)``.
     at_branch : {"likely", "active", "inactive", "stay", "stop"}
         Where to go where the flow through kinks is not unique; see :func:`gradflow.branches`.
+    conserve : bool
+        Whether states are put back on what the flow conserves (balance of layers, norms of neurons, unit directions;
+        with decay on its known law): to 1e-14 of the size of its terms wherever a state is shown, over any horizon.
+        The solver's path is put back every few accepted steps, for about a fifth more time; each saved state costs
+        one way back. Without it, as with it, ``drift`` says how far they are.
     t_start : float
         Time of the start.
     max_gradients : int, optional
@@ -153,6 +160,7 @@ def simulate(
         "rtol": positive(rtol, "rtol"),
         "atol": checked_atol(atol),
         "at_branch": checked_branch(at_branch),
+        "conserve": bool(conserve),
         "t_start": float(t_start),
         "max_seconds": np.inf if max_seconds is None else positive(max_seconds, "max_seconds"),
         "progress": progress,
@@ -169,6 +177,7 @@ def run_one(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
     """One run from checked arguments."""
     dynamics = dynamics.prepared(problem, theta0)
     if asks_for_a_clock(problem, dynamics, theta0, arguments):
+        refuse_to_conserve(arguments)
         from gradflow.clocks.run import clocked
 
         return clocked(problem, theta0, dynamics, arguments, interrupt)

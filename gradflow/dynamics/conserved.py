@@ -56,7 +56,19 @@ def _diagonal_kernel(problem, flow) -> Invariant:
     Chou, Rauhut, Ward, arXiv 2305.05448, in the form for any ratio of the rates. The integral is taken from the
     radius 1, which only adds a constant for D = 2 and a factor for D > 2.
     """
-    signed, power = problem.network.signed, 2 - problem.network.depth
+    power, (basis, psi) = 2 - problem.network.depth, log_kernel(problem, flow)
+    if power == 0:
+        return Invariant("K^T (log u + Psi(r))", lambda state: basis.T @ (state[1:] + psi(state[0])))
+    return Invariant(
+        f"K^T u^{power} exp({power} Psi(r))",
+        lambda state: basis.T @ np.exp(power * (state[1:] + psi(state[0]))),
+        relative=True,
+    )
+
+
+def log_kernel(problem, flow):
+    """K (2d or d, m) and Psi(r)."""
+    signed = problem.network.signed
     x = np.hstack([problem.x, -problem.x]) if signed else problem.x
     _, strengths, right = np.linalg.svd(x)
     basis = right[int((strengths > max(x.shape) * np.finfo(float).eps * strengths[0]).sum()) :].T
@@ -66,13 +78,7 @@ def _diagonal_kernel(problem, flow) -> Invariant:
     def psi(r):
         return ratio * (np.log(r) if exponent == 0 else r**exponent / exponent)
 
-    if power == 0:
-        return Invariant("K^T (log u + Psi(r))", lambda state: basis.T @ (state[1:] + psi(state[0])))
-    return Invariant(
-        f"K^T u^{power} exp({power} Psi(r))",
-        lambda state: basis.T @ np.exp(power * (state[1:] + psi(state[0]))),
-        relative=True,
-    )
+    return basis, psi
 
 
 def weight_norm(problem, flow) -> dict[str, Invariant]:

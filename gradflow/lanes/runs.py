@@ -49,6 +49,8 @@ def obstacle(problem, theta0, dynamics, arguments) -> str | None:
         return "atol has one value per parameter"
     if np.isfinite(arguments["max_seconds"]):
         return "max_seconds is a limit for each run"
+    if arguments["conserve"]:
+        return "conserve = True puts the path of each run back by itself"
     if arguments["kinks"] not in ("none", "ignore"):
         return f"kinks = {arguments['kinks']!r} looks at every step"
     return None
