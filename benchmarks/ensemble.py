@@ -41,6 +41,28 @@ def cases():
     yield "tanh 10-32-32-1, n = 20", *random_problem(gf.FullyConnected([10, 32, 32, 1], **tanh), square, 20, 5.0)
 
 
+def measure_torch(runs):
+    """A torch module: all runs as one batch of tensors beside one run after the other."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(f"\ntorch modules on the CPU, dop853, rtol 1e-6, {runs} runs. Flows per second and core:\n")
+    for widths, n, t_end in (((3, 8, 1), 20, 10.0), ((10, 32, 32, 1), 20, 5.0)):
+        layers = [torch.nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        inner = [part for layer in layers[:-1] for part in (layer, torch.nn.Tanh())]
+        network = gf.FromModule(torch.nn.Sequential(*inner, layers[-1]), (widths[0],))
+        problem = gf.Problem(*random_problem(network, gf.losses.Square(half=True), n, t_end)[:4])
+        starts = np.random.default_rng(0).standard_normal((runs, problem.size)) / np.sqrt(widths[0])
+        options, seconds = {"t_end": t_end, "solver": "dop853", "rtol": 1e-6, "save_at": 2}, {}
+        for way, some in (("lanes", starts), ("single", starts[:8])):
+            began = time.process_time()
+            gf.simulate(problem, some, gf.GradientFlow(), ensemble=way, **options)
+            seconds[way] = (time.process_time() - began) / len(some)
+        name, ratio = f"module {'-'.join(map(str, widths))}, n = {n}", seconds["single"] / seconds["lanes"]
+        print(f"{name:30} {1 / seconds['lanes']:8.1f} {1 / seconds['single']:8.1f} {ratio:6.2f}")
+
+
 def main(runs):
     gf.set_threads(1)
     for solver, points in (("dop853", 2), ("dop853", 200), ("rk45", 2)):
@@ -68,3 +90,4 @@ def main(runs):
 
 if __name__ == "__main__":
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    measure_torch(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)

@@ -138,7 +138,7 @@ class Batch:
 
 
 ENSEMBLES = ("auto", "lanes", "single")
-FEWEST_IN_LANES = 64
+FEWEST_IN_LANES, FEWEST_IN_A_TENSOR = 64, 8
 
 
 def checked_ensemble(ensemble: str) -> None:
@@ -175,7 +175,9 @@ def simulate_batch(problem, theta0, dynamics, arguments: dict, ensemble: str) ->
 
 def _goes_in_lanes(problem, theta0, dynamics, arguments, ensemble) -> bool:
     """Whether runs go side by side; the error that says why they cannot, if it was asked for."""
-    if ensemble == "single" or (ensemble == "auto" and (len(theta0) < FEWEST_IN_LANES or not problem.kernel.compiled)):
+    by_torch = problem.kernel.name == "torch"
+    fewest = FEWEST_IN_A_TENSOR if by_torch else FEWEST_IN_LANES
+    if ensemble == "single" or (ensemble == "auto" and len(theta0) < fewest):
         return False
     from gradflow.lanes.ensemble import lanes_pay
     from gradflow.lanes.runs import obstacle
@@ -183,7 +185,7 @@ def _goes_in_lanes(problem, theta0, dynamics, arguments, ensemble) -> bool:
     reason = obstacle(problem, theta0, dynamics, arguments)
     if reason and ensemble == "lanes":
         raise ValueError(f"ensemble = 'lanes': {reason}; give ensemble='auto' or 'single'")
-    return reason is None and (ensemble == "lanes" or lanes_pay(problem))
+    return reason is None and (ensemble == "lanes" or by_torch or lanes_pay(problem))
 
 
 def _each(function: Callable, count: int, threads: int) -> Iterator:

@@ -119,8 +119,9 @@ def simulate(
     ensemble : {"auto", "lanes", "single"}
         How a batch is run. "single": each run as from a single start, bit for bit. "lanes": eight small plain flows
         side by side in vector instructions, about three times as fast, with steps, status and counts of their own;
-        within 10 rtol of single runs, the same bits in any order and company. "auto": lanes from 64 runs on, where
-        they can do what is asked for and pay.
+        within 10 rtol of single runs, the same bits in any order and company; where torch computes the gradient, all
+        runs as one batch of tensors on the device of the problem. "auto": lanes from 64 runs on (torch: 8), where they
+        can do what is asked for and pay.
 
     Returns
     -------

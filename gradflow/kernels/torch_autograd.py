@@ -45,6 +45,23 @@ class TorchObjective:
         out[:] = gradient.cpu().numpy()
         return self._add_penalty(value, theta, theta, out, numbers)
 
+    def batch(self, theta):
+        """Data losses (runs,) and their gradients (runs, P) as tensors, in one pass for all rows of a tensor."""
+        import torch
+
+        def value(flat):
+            return self.loss.value(self.network.forward(self._layers(flat), self.x), self.y)
+
+        gradients, values = torch.func.vmap(torch.func.grad_and_value(value))(theta)
+        return values, gradients
+
+    def _layers(self, flat):
+        """Named views into a flat tensor."""
+        import torch
+
+        parts = zip(self.network.shapes.items(), torch.split(flat, self.sizes), strict=True)
+        return {name: part.reshape(shape) for (name, shape), part in parts}
+
     def product(self, theta, v, out, numbers, layout, work) -> float:
         """Value and Hessian-vector product."""
         import torch
@@ -64,10 +81,8 @@ class TorchObjective:
 
         with torch.enable_grad():
             flat = torch.tensor(theta, dtype=torch.float64, device=self.device, requires_grad=True)
-            parts = zip(self.network.shapes.items(), torch.split(flat, self.sizes), strict=True)
-            layers = {name: part.reshape(shape) for (name, shape), part in parts}
             scale = float(numbers[FACTOR]) / self.loss.factor(self.x.shape[0])
-            value = scale * self.loss.value(self.network.forward(layers, self.x), self.y)
+            value = scale * self.loss.value(self.network.forward(self._layers(flat), self.x), self.y)
             if not value.requires_grad:
                 return value.item(), torch.zeros_like(flat), flat
             (gradient,) = torch.autograd.grad(value, flat, create_graph=create_graph, materialize_grads=True)

@@ -34,7 +34,7 @@ def obstacle(problem, theta0, dynamics, arguments) -> str | None:
     solver, events, atol = arguments["solver"], arguments["events"], arguments["atol"]
     if not isinstance(dynamics, GradientFlow) or dynamics.rates is not None:
         return f"the dynamics {dynamics!r} is not the plain gradient flow"
-    if lane_kernel(problem.kernel) is None:
+    if problem.kernel.name != "torch" and lane_kernel(problem.kernel) is None:
         return f"there is no kernel of lanes for {problem.network} under the loss {problem.loss}"
     if not isinstance(solver, Named) or solver.name not in PAIRS:
         return f"the solver {solver} does not step in lanes; those that do: {', '.join(PAIRS)}"
@@ -56,6 +56,18 @@ def obstacle(problem, theta0, dynamics, arguments) -> str | None:
     return None
 
 
+def _taken_to_their_ends(problem, theta0, begin, end, options) -> Any:
+    """Results of all runs: as a batch of tensors where torch computes the gradient, else in vector lanes."""
+    kernel: Any = lane_kernel(problem.kernel)
+    if kernel is not None:
+        return run_ensemble(kernel, theta0, begin, end, threads=get_threads(), **options)
+    from gradflow.kernels.torch_autograd import TorchObjective
+    from gradflow.lanes.batched import run_batched
+
+    objective = TorchObjective(problem.network, problem.loss, problem.x, problem.y, problem.device)
+    return run_batched(objective, problem.decay, theta0, begin, end, **options)
+
+
 @dataclass
 class LaneEnd:
     """End of a run, as a stepper tells it."""
@@ -70,7 +82,6 @@ class Lanes:
 
     def __init__(self, problem, theta0, dynamics, arguments, interrupt, show):
         begin, end, rtol = arguments["t_start"], arguments["t_end"], arguments["rtol"]
-        kernel: Any = lane_kernel(problem.kernel)
         self.problem, self.theta0, self.dynamics, self.interrupt = problem, np.array(theta0), dynamics, interrupt
         self.solver = arguments["solver"].name
         self.grid: Any = grid_of(arguments["save_at"], begin, end, dynamics)
@@ -85,21 +96,17 @@ class Lanes:
             return Status.INTERRUPTED if interrupt.raised else None
 
         began = time.monotonic()
-        self.results = run_ensemble(
-            kernel,
-            self.theta0,
-            begin,
-            end,
-            rtol=rtol,
-            atol=self.atol,
-            pair=PAIRS[self.solver],
-            save_at=self.times,
-            max_gradients=arguments["max_gradients"],
-            loss_below=max((event.level for event in arguments["events"]), default=-np.inf),
-            stiff_gradients=stiff_gradients(problem.kernel.flops) if self.solver == "auto" else np.inf,
-            threads=get_threads(),
-            look=look,
-        )
+        options = {
+            "rtol": rtol,
+            "atol": self.atol,
+            "pair": PAIRS[self.solver],
+            "save_at": self.times,
+            "max_gradients": arguments["max_gradients"],
+            "loss_below": max((event.level for event in arguments["events"]), default=-np.inf),
+            "stiff_gradients": stiff_gradients(problem.kernel.flops) if self.solver == "auto" else np.inf,
+            "look": look,
+        }
+        self.results = _taken_to_their_ends(problem, self.theta0, begin, end, options)
         records: Any = self.results.records
         unbegun = self.results.status == Status.PAUSED
         records["t"][unbegun, NOW], self.results.end[unbegun] = begin, self.theta0[unbegun]
