@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from gradflow.loop import Interrupt
 from gradflow.threads import get_threads, single_blas_thread
 from gradflow.trajectory import Trajectory
+
+
+class Made(Sequence):
+    """Trajectories of ended runs, each made when it is first asked for; those of `first` at once, on threads."""
+
+    def __init__(self, make: Callable[[int], Trajectory], count: int, first, threads: int):
+        self._make = make
+        self._made: list[Any] = [None] * count
+        for run, trajectory in zip(first, _each(lambda k: make(first[k]), len(first), threads), strict=True):
+            self._made[run] = trajectory
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[run] for run in range(len(self))[index]]
+        run = range(len(self))[index]
+        if self._made[run] is None:
+            self._made[run] = self._make(run)
+        return self._made[run]
 
 
 class Batch:
@@ -41,7 +63,7 @@ class Batch:
     ((2, 5, 1), 2)
     """
 
-    def __init__(self, trajectories: list[Trajectory]):
+    def __init__(self, trajectories: Sequence[Trajectory]):
         if not trajectories:
             raise ValueError("a batch needs at least one run")
         self.trajectories = trajectories
@@ -160,7 +182,8 @@ def simulate_batch(problem, theta0, dynamics, arguments: dict, ensemble: str) ->
 
             with _bar(arguments, len(theta0)) as show:
                 lanes = Lanes(problem, theta0, dynamics, quiet, interrupt, show)
-            return Batch(list(_each(lanes.trajectory, len(theta0), threads)))
+                show(len(theta0))
+            return Batch(Made(lanes.trajectory, len(theta0), lanes.unfinished(), threads))
 
         def run(row: int) -> Trajectory:
             return run_one(problem, theta0[row], dynamics, quiet, interrupt)

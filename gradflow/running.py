@@ -59,8 +59,8 @@ def plan_of(problem, dynamics, arguments, times) -> Plan:
     )
 
 
-def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid) -> Trajectory:
-    """Trajectory of an outcome: points of the grid kept, records taken."""
+def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config=None) -> Trajectory:
+    """Trajectory of an outcome: points of the grid kept, records taken; `config`: the call, where it is known."""
     said = (arguments["kink_note"], getattr(stepper, "message", ""))
     notes = [*outcome.notes, *getattr(stepper, "notes", []), *filter(None, said)]
     records = {}
@@ -88,7 +88,7 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid) -> Tra
         records=records,
         notes=notes,
         run=Run(dynamics, arguments, outcome.snapshots),
-        config=call_as_config(problem, dynamics, arguments),
+        config=config or call_as_config(problem, dynamics, arguments),
     )
 
 

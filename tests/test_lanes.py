@@ -1,16 +1,24 @@
 """Ensembles in vector lanes against single runs: kernels, steps, saves, stops; a lane does not feel the others."""
 
 import re
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from cases import make
 
 import gradflow as gf
+import gradflow.batch
+from gradflow.dynamics.flow import typical
 from gradflow.lanes.ensemble import lane_kernel, run_ensemble
 from gradflow.lanes.memory import method_of, new_group
 from gradflow.lanes.vectors import LANES
 from gradflow.status import Status
+from gradflow.steppers.auto import stiff_gradients
+from gradflow.steppers.choose import make_field
+from gradflow.steppers.stiff import Stiff
 
 FLOW = gf.GradientFlow()
 CASES = {
@@ -25,6 +33,10 @@ CASES = {
     "tanh": (gf.FullyConnected([3, 6, 5, 1], "tanh", bias=True), "square", 8, 0.01),
     "relu": (gf.FullyConnected([2, 7, 1], "relu", bias=True), "square", 5, 0.0),
     "mixed": (gf.FullyConnected([3, 4, 3, 1], ["softplus", "gelu"], bias=True), "logistic", 7, 0.0),
+    "covariance, logistic": (gf.DeepLinear([3, 4, 1]), "logistic", 6, 0.0),
+    "covariance, cross-entropy": (gf.DeepLinear([3, 4, 3]), gf.losses.CrossEntropy(), 6, 0.01),
+    "cross-entropy": (gf.FullyConnected([3, 5, 4], "tanh", bias=True), gf.losses.CrossEntropy(), 7, 0.0),
+    "cross-entropy, two classes": (gf.FullyConnected([2, 3, 2], "softplus"), gf.losses.CrossEntropy("sum"), 5, 0.0),
     "two outputs": (gf.FullyConnected([3, 5, 2], "sigmoid"), "half square sum", 4, 0.0),
 }
 
@@ -87,6 +99,20 @@ def test_kernels_equal_the_single_ones_for_every_number_of_samples(n):
         gradients = np.stack([problem.gradient(row) for row in theta])
         assert np.allclose(work[:LANES], problem.value(theta), rtol=1e-13, atol=0)
         assert np.abs(out.reshape(-1, LANES).T - gradients).max() <= 1e-13 * np.abs(gradients).max()
+
+
+def test_cross_entropy_keeps_its_digits_in_lanes():
+    problem = make(gf.FullyConnected([1, 2, 3], "linear"), gf.losses.CrossEntropy("sum"), n=1)
+    scales = np.geomspace(0.1, 50.0, LANES)[:, None]
+    wide, found = lane_kernel(problem.kernel), []
+    for seed in range(40):
+        theta = scales * np.random.default_rng(seed).standard_normal((LANES, problem.size))
+        out, work = np.empty(LANES * problem.size), np.zeros(wide.work_size)
+        wide.gradient(theta.T.ravel(), out, wide.numbers, wide.layout, work)
+        found.append(work[:LANES])
+        assert np.allclose(work[:LANES], problem.value(theta), rtol=1e-13, atol=0)
+    assert np.min(found, where=np.array(found) > 0, initial=1.0) < 1e-30
+    assert np.max(found) > 800.0
 
 
 @pytest.mark.parametrize("solver", ["dop853", "rk45"])
@@ -215,6 +241,23 @@ def test_stiff_runs_are_handed_over():
     assert np.allclose(lanes.loss[:, -1], single.loss[:, -1], rtol=1e-4)
 
 
+def test_the_hand_over_is_that_of_the_lane_and_the_rest_that_of_the_stiff_solver():
+    problem = make(gf.FullyConnected([2, 6, 1], "tanh", bias=True), "square", n=12)
+    starts, t_end, rtol = starts_of(problem, 6), 3e4, 1e-6
+    atol = np.array([1e-2 * rtol * typical(row) for row in starts])
+    remaining = stiff_gradients(problem.kernel.flops)
+    results = run(problem, starts, t_end, rtol=rtol, atol=atol, stiff_gradients=remaining)
+    batch = gf.simulate(problem, starts, FLOW, t_end, rtol=rtol, save_at=2, ensemble="lanes")
+    assert (results.status == Status.STIFF).all()
+    for row in range(6):
+        kept, field = results.records[row, 1], make_field(problem, FLOW, problem.kernel)
+        assert f"at t = {kept['t']:.6g}:" in batch[row].notes[0]
+        stiff = Stiff(field, kept["t"], results.kept_state[row], rtol=rtol, atol=float(atol[row]), symmetric=True)
+        assert stiff.advance(t_end) == Status.REACHED_END
+        assert np.array_equal(batch[row].end, stiff.state)
+        assert batch[row].counts["gradients"] == kept["gradients"] + stiff.counts["gradients"]
+
+
 def test_a_trajectory_of_a_lane_goes_on(deep):
     starts = starts_of(deep, 9)
     lanes = gf.simulate(deep, starts, FLOW, 1.0, save_at=4, ensemble="lanes")
@@ -241,6 +284,60 @@ def test_runs_under_way_end_when_asked_to(deep):
     assert (results.records[begun, 0]["t"] > 0).all()
 
 
+INTERRUPTED = """
+import os, signal, threading, time
+import numpy as np
+import gradflow as gf
+
+problem = gf.Problem({network}, gf.losses.Square(), np.eye(4), np.eye(4)[:, :{outputs}], backend="{backend}")
+starts = np.random.default_rng(0).standard_normal(({runs}, problem.size))
+options = {{"save_at": 5, "solver": "rk45", "rtol": 1e-10, "ensemble": "lanes"}}
+gf.simulate(problem, starts[:9], gf.GradientFlow(), 1e-3, **options)
+sent = []
+
+
+def send():
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+threading.Timer(0.5, send).start()
+batch = gf.simulate(problem, starts, gf.GradientFlow(), 1e4, **options)
+print("after the signal:", time.monotonic() - sent[0])
+print(sorted({{status.name for status in batch.status}}), len(batch), np.isfinite(batch.end).all())
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "outputs", "backend", "runs"),
+    [("gf.DeepLinear([4, 6, 4])", 4, "auto", 3000), ("gf.FullyConnected([4, 5, 1], 'tanh')", 1, "torch", 40)],
+)
+def test_ctrl_c_ends_an_ensemble_with_what_it_has(network, outputs, backend, runs):
+    script = INTERRUPTED.format(network=network, outputs=outputs, backend=backend, runs=runs)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert "'INTERRUPTED'" in done.stdout
+    assert f"] {runs} True" in done.stdout
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_progress_counts_the_runs(backend, monkeypatch):
+    shown = []
+
+    @contextmanager
+    def bar(arguments, total):
+        shown.append(total)
+        yield shown.append
+
+    monkeypatch.setattr(gradflow.batch, "_bar", bar)
+    problem = make(gf.DeepLinear([3, 3, 1]), "square", n=5, backend=backend)
+    gf.simulate(problem, starts_of(problem, 20), FLOW, 1.0, save_at=2, ensemble="lanes")
+    assert shown[0] == 20
+    assert all(0 <= a <= b <= 20 for a, b in zip(shown[1:-1], shown[2:], strict=True))
+    assert shown[-1] == 20
+
+
 def test_memory_is_that_of_the_lanes():
     problem = problem_of("covariance")
     kernel = lane_kernel(problem.kernel)
@@ -259,7 +356,8 @@ def test_auto_takes_lanes_for_many_runs_only(deep):
 
 def test_what_lanes_cannot_do_is_said(deep):
     starts = starts_of(deep, 4)
-    relu, classes = problem_of("relu"), make(gf.FullyConnected([3, 4, 2], "tanh"), gf.losses.CrossEntropy(), n=5)
+    skips = [gf.Skip(0, 2, "linear")]
+    relu, skipped = problem_of("relu"), make(gf.FullyConnected([3, 4, 2], "tanh", skips=skips), "square", n=5)
     for problem, dynamics, changes, reason in (
         (deep, gf.PolarFlow(), {}, "plain gradient flow"),
         (deep, gf.GradientFlow(rates={"W1": 2.0}), {}, "plain gradient flow"),
@@ -270,7 +368,7 @@ def test_what_lanes_cannot_do_is_said(deep):
         (deep, FLOW, {"max_seconds": 9.0}, "max_seconds"),
         (deep, FLOW, {"clock": "log_time"}, "clock"),
         (relu, FLOW, {}, "kinks"),
-        (classes, FLOW, {}, "kernel"),
+        (skipped, FLOW, {}, "kernel"),
     ):
         theta0 = starts if problem is deep else np.ones((4, problem.size))
         with pytest.raises(ValueError, match=reason):

@@ -19,6 +19,7 @@ from gradflow.kernels.covariance import (
     SIZE,
     SPARE,
     STAGE,
+    TARGETS,
     WEIGHT,
     D,
     F,
@@ -26,9 +27,8 @@ from gradflow.kernels.covariance import (
     Y,
 )
 from gradflow.kernels.kernel import Kernel
-from gradflow.kernels.loss_terms import SQUARE
 from gradflow.kernels.procedures import EXACT, address_of, integer_view
-from gradflow.lanes.objective import add_penalty, differentiate_outputs, widened
+from gradflow.lanes.objective import SERVED, add_penalty, differentiate_outputs, widened
 from gradflow.lanes.vectors import BYTES, multiply, multiply_shared
 
 
@@ -96,7 +96,7 @@ def widen(kernel: Kernel) -> Kernel | None:
     """Kernel of lanes beside a single one; None where it does not serve."""
     layout = kernel.layout
     rows = layout[HEAD:].reshape(-1, STAGE)
-    if layout[LOSS] != SQUARE or (rows[:, single.RESIDUAL] > 0).any() or (rows[:, single.FIXED] >= 0).any():
+    if layout[LOSS] not in SERVED or (rows[:, single.RESIDUAL] > 0).any() or (rows[:, single.FIXED] >= 0).any():
         return None
-    count = layout[SAMPLES] * rows[-1, OUTPUTS]
+    count = layout[SAMPLES] * layout[TARGETS]
     return widened(kernel, "covariance in lanes", gradient, kernel.numbers[layout[Y] : layout[Y] + count])

@@ -21,7 +21,7 @@ from gradflow.steppers.explicit import _STIFF_LIMITS
 from gradflow.steppers.saving import UNLIMITED
 
 MOST_SCRATCH, MOST_PARAMETERS = 10_000, 1_000
-SLICE_SECONDS, LOOK_SECONDS = 0.1, 0.05
+SLICE_SECONDS, LOOK_SECONDS = 0.05, 0.05
 _FAMILIES = {"covariance": covariance, "diagonal": diagonal, "feedforward": feedforward}
 
 
@@ -97,7 +97,8 @@ def run_ensemble(
         The status of a run that never began is PAUSED.
     """
     runs, size = starts.shape
-    method = method_of(pair)
+    limits = Limits(float(t_end), int(max_gradients), UNLIMITED, float(loss_below))
+    control = Control(float(rtol), np.zeros(0), _STIFF_LIMITS[pair], float(stiff_gradients))
     task = Task(
         address(kernel.gradient, GRADIENT),
         kernel.numbers,
@@ -106,21 +107,26 @@ def run_ensemble(
         float(t_start),
         np.maximum(np.broadcast_to(np.asarray(atol, dtype=np.float64), (runs,)), 1e-300),
         np.array([float(rtol)]),
-        Control(float(rtol), np.zeros(0), _STIFF_LIMITS[pair], float(stiff_gradients)),
-        Limits(float(t_end), int(max_gradients), UNLIMITED, float(loss_below)),
+        control,
+        limits,
         np.array(save_at, dtype=np.float64),
     )
     results = new_results(runs, size, task.save_at.size)
+    _on_threads(kernel, task, method_of(pair), results, max(1, min(threads, -(-runs // LANES))), look)
+    return results
+
+
+def _on_threads(kernel, task, method, results, workers, look) -> None:
+    """Take runs from one queue on some threads, until all have ended or `look` ends them."""
     verdict: list[Status] = []
 
     def work() -> None:
-        group = new_group(kernel, method, size)
+        group = new_group(kernel, method, results.end.shape[1])
         while not advance(task, method, results, group, _slice(kernel)):
             if verdict:
                 abandon(results, group, int(verdict[0]))
                 return
 
-    workers = max(1, min(threads, -(-runs // LANES)))
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work) for _ in range(workers)]
         try:
@@ -133,7 +139,6 @@ def run_ensemble(
             raise
     for future in futures:
         future.result()
-    return results
 
 
 def _slice(kernel: Kernel) -> int:

@@ -30,6 +30,7 @@ from gradflow.kernels.feedforward import (
     SLOPES,
     SPARE,
     STAGE,
+    TARGETS,
     VALUES,
     WEIGHT,
     X,
@@ -120,5 +121,5 @@ def widen(kernel: Kernel) -> Kernel | None:
     plain = np.all(rows[:, [FIXED, IDENTITY, SKIP]] < 0)
     if not plain or layout[LOSS] not in SERVED or layout[CHUNK] < n:
         return None
-    y = kernel.numbers[layout[Y] : layout[Y] + n * rows[-1, OUTPUTS]]
+    y = kernel.numbers[layout[Y] : layout[Y] + n * layout[TARGETS]]
     return widened(kernel, "feedforward in lanes", gradient, y)

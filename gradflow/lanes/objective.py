@@ -4,16 +4,18 @@ The numbers of a kernel of lanes end with the targets, each as often as there ar
 says where they begin.
 """
 
+import math
+
 import numpy as np
 from numba import njit, types
 
 from gradflow.kernels.kernel import Kernel
-from gradflow.kernels.loss_terms import EXPONENTIAL, LOGISTIC, SQUARE, differentiate
+from gradflow.kernels.loss_terms import CROSS_ENTROPY, EXPONENTIAL, LOGISTIC, SQUARE, differentiate
 from gradflow.kernels.procedures import EXACT, procedure, view
 from gradflow.lanes.vectors import BYTES, LANES, dot
 
 INT, FLOAT = types.int64, types.float64
-SERVED = (SQUARE, EXPONENTIAL, LOGISTIC)
+SERVED = (SQUARE, EXPONENTIAL, LOGISTIC, CROSS_ENTROPY)
 
 
 def widened(kernel: Kernel, name: str, gradient, y: np.ndarray) -> Kernel:
@@ -37,6 +39,23 @@ def _logistic_value(factor, count, f, y, log, value):
         value[lane] = factor * total
 
 
+@njit(**EXACT)
+def _cross_entropy_value(factor, count, classes, f, label, spare, value):
+    """From top, the largest of 0 and all f_j - f_label, and what `differentiate` has left in `spare`."""
+    f, label, value = view(f, classes * count), view(label, count), view(value, LANES)
+    spare = view(spare, 3 * count)
+    for lane in range(LANES):
+        total = 0.0
+        for i in range(lane, count, LANES):
+            own, top = f[int(label[i]) * count + i], 0.0
+            for j in range(classes):
+                difference = f[j * count + i] - own
+                top = top if difference <= top else difference
+            others, weight = spare[2 * count + i], spare[count + i] / factor
+            total += math.log1p(others) if top == 0.0 else top - math.log(weight)
+        value[lane] = factor * total
+
+
 @procedure(types.void(INT, FLOAT, FLOAT, INT, INT, INT, INT, INT, INT, INT), exact=True)
 def differentiate_outputs(code, factor, constant, outputs, n, f, y, d, spare, values):
     """d = derivatives of the loss in the outputs f; the values of the loss plus a constant go to `values`."""
@@ -51,8 +70,10 @@ def differentiate_outputs(code, factor, constant, outputs, n, f, y, d, spare, va
         dot(count, y, d, values)
         for lane in range(LANES):
             value[lane] = constant - value[lane]
-    else:
+    elif code == LOGISTIC:
         _logistic_value(factor, LANES * count, f, y, spare + BYTES * count, values)
+    else:
+        _cross_entropy_value(factor, LANES * n, outputs, f, y, spare, values)
 
 
 @procedure(types.void(INT, FLOAT, INT, INT, INT, INT), exact=True)

@@ -110,8 +110,16 @@ class Lanes:
         records: Any = self.results.records
         unbegun = self.results.status == Status.PAUSED
         records["t"][unbegun, NOW], self.results.end[unbegun] = begin, self.theta0[unbegun]
+        self.interrupted = interrupt.raised
+        self.config: dict[str, Any] = {}
         self.seconds = (time.monotonic() - began) / max(1, records[:, NOW]["gradients"].sum())
         self.numbers = {which: records[:, which][[*RESUMED]].tolist() for which in (START, KEPT)}
+
+    def unfinished(self) -> np.ndarray:
+        """Runs that cannot wait: those that their lane left open; all, where records are to be taken."""
+        if self.records:
+            return np.arange(len(self.theta0))
+        return np.flatnonzero(np.isin(self.results.status, () if self.interrupted else OPEN))
 
     def trajectory(self, run: int) -> Trajectory:
         """Trajectory of a run; finished here where the lane left it open."""
@@ -119,7 +127,7 @@ class Lanes:
 
         status = Status(self.results.status[run])
         arguments = self.arguments | {"atol": float(self.atol[run])}
-        if status not in OPEN or self.interrupt.raised:
+        if status not in OPEN or self.interrupted or self.interrupt.raised:
             return self._trajectory(arguments, *self._closed(run, status))
         if self.results.records[run, KEPT]["accepted"] == 0:
             return run_one(self.problem, self.theta0[run], self.dynamics, self.arguments, self.interrupt)
@@ -166,6 +174,8 @@ class Lanes:
         from gradflow.running import make_trajectory
 
         arguments = arguments | {"record": self.records}
-        made = make_trajectory(self.problem, self.dynamics, arguments, outcome, end, self.grid)
+        known = dict(self.config)
+        made = make_trajectory(self.problem, self.dynamics, arguments, outcome, end, self.grid, known)
         made.config["atol"] = to_config(self.arguments["atol"])
+        self.config = dict(made.config)
         return made
