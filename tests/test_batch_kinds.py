@@ -12,7 +12,7 @@ SMOOTH = {"network": gf.FullyConnected([3, 4, 1], "tanh"), "loss": "square", "n"
 RELU = {"network": gf.FullyConnected([3, 6, 1], "relu", bias=True), "loss": "square", "n": 4}
 CASES = {
     "clock": (SEPARABLE, {"t_end": 1e6, "clock": "log_time"}),
-    "end in another variable": (SEPARABLE, {"t_end": gf.at(log10_t=8)}),
+    "end in another variable": (SEPARABLE, {"t_end": gf.at(log10_t=8), "solver": "dop853", "max_gradients": 3000}),
     "kinks": (RELU, {"t_end": 1.0}),
     "records": (SMOOTH, {"t_end": 1.0, "record": {"norm": (lambda problem, theta: theta @ theta, [0.25, 0.5])}}),
     "events": (SMOOTH, {"t_end": 1.0, "events": [gf.Event("early", lambda problem, t, theta: t - 0.3)]}),
