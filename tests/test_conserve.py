@@ -64,7 +64,9 @@ def test_what_is_conserved_is_held_to_rounding(case):
     assert held.max_drift <= 1e-12 * max(1.0, np.abs(held.theta).max() ** 2)
 
 
-@pytest.mark.parametrize("solver", ["auto", "dop853", "rk45", "stabilised", "stiff", gf.FixedStep("rk4", 0.01)])
+@pytest.mark.parametrize(
+    "solver", ["auto", "dop853", "rk45", "adams", "stabilised", "stiff", gf.FixedStep("rk4", 0.01)]
+)
 def test_every_own_solver_holds_them_at_its_order(solver):
     problem, theta0, dynamics = problem_and_start("linear")
     truth = gf.simulate(problem, theta0, dynamics, 4.0, rtol=1e-12, solver="dop853").end
@@ -75,6 +77,13 @@ def test_every_own_solver_holds_them_at_its_order(solver):
         errors = [np.linalg.norm(run.end - truth) for run in (held, free)]
         assert errors[0] < max(1.5 * errors[1], 3e-14)
         assert deviation(problem, held) < 1e-14
+
+
+def test_costly_gradients_are_held_too():
+    problem = make(gf.DeepLinear([60, 40, 30]), "half square sum", n=900, backend="torch")
+    theta0 = problem.init(0.5, seed=2)
+    run = gf.simulate(problem, theta0, PLAIN, 0.02, rtol=1e-6, save_at=3, conserve=True)
+    assert deviation(problem, run) < 1e-14
 
 
 def test_the_drift_stays_at_rounding_over_a_long_horizon():

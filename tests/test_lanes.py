@@ -269,6 +269,13 @@ def test_the_hand_over_is_that_of_the_lane_and_the_rest_that_of_the_stiff_solver
         assert (explicit.t, explicit.counts["gradients"]) == (kept["t"], kept["gradients"])
 
 
+def test_a_loose_run_of_a_lane_goes_on(deep):
+    starts = starts_of(deep, 9)
+    lanes = gf.simulate(deep, starts, FLOW, 1.0, save_at=4, rtol=3e-4, ensemble="lanes")
+    longer = gf.simulate(deep, starts[3], FLOW, 2.0, rtol=1e-8)
+    assert close(lanes[3].extend(2.0).end, longer.end, 3e-3)
+
+
 def test_a_trajectory_of_a_lane_goes_on(deep):
     starts = starts_of(deep, 9)
     lanes = gf.simulate(deep, starts, FLOW, 1.0, save_at=4, ensemble="lanes")

@@ -95,6 +95,13 @@ class Auto:
         if snapshot["solver"] == "Stiff":
             counts = {k.removeprefix("explicit_"): v for k, v in snapshot.items() if k.startswith("explicit_")}
             self._hand_over(snapshot["t"], snapshot["state"], counts)
+        elif snapshot["solver"] == "Explicit" and not isinstance(self._current, Explicit):
+            options = {
+                "rtol": self._rtol,
+                "atol": self._atol,
+                "stiff_gradients": stiff_gradients(self.field.kernel.flops),
+            }
+            self._explicit = self._current = Explicit(self.field, snapshot["t"], snapshot["state"], **options)
         self._current.restore(own)
 
     @property

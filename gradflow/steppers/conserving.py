@@ -16,7 +16,7 @@ from gradflow.steppers.saving import UNLIMITED
 SHARE = 0.12
 """Part of the cost of the steps that the way back may take."""
 RAREST = 64
-INSIDE = ("Explicit", "Auto", "Stabilised", "Stiff", "Fixed")
+INSIDE = ("Explicit", "Auto", "Stabilised", "Stiff", "Adams", "Fixed")
 """Steppers whose path can be put back; of others only what they show."""
 
 
@@ -89,12 +89,12 @@ class Conserving:
                 return status
 
     def _put_back(self) -> None:
-        """Put the path back where its turn has come; the velocity there costs one gradient."""
+        """Put the path back where its turn has come; a velocity that the stepper keeps costs one gradient."""
         accepted = self._inner.counts["accepted"]
         if not self._every or accepted == 0 or accepted % self._every or accepted == self._back_at:
             return
         snapshot = self._inner.snapshot()
-        state, history = snapshot["state"], snapshot.get("history")
+        state, history = snapshot["state"], snapshot.get("history", snapshot.get("points"))
         if snapshot["t"] != self._inner.t or (history is not None and not np.array_equal(history[0], state)):
             return
         self._back_at = accepted
@@ -103,10 +103,12 @@ class Conserving:
             return
         if history is not None:
             history[0] = nearest
-        snapshot["state"], velocity = nearest, np.empty_like(nearest)
-        snapshot["value"] = self._inner.field(snapshot["t"], nearest, velocity)
-        snapshot["velocity"] = velocity
-        snapshot["gradients"] += 1
+        snapshot["state"] = nearest
+        if "velocity" in snapshot:
+            velocity = np.empty_like(nearest)
+            snapshot["value"] = self._inner.field(snapshot["t"], nearest, velocity)
+            snapshot["velocity"] = velocity
+            snapshot["gradients"] += 1
         self._inner.restore(snapshot)
 
     @property
