@@ -106,7 +106,7 @@ def simulate(
     conserve : bool
         Whether states are put back on what the flow conserves (balance of layers, norms of neurons, unit directions;
         with decay on its known law): to 1e-14 of the size of its terms wherever a state is shown, over any horizon.
-        The solver's path is put back every few accepted steps, for about a fifth more time; each saved state costs
+        The solver's path is put back every few accepted steps, for a fraction of their cost; each saved state costs
         one way back. Without it, as with it, ``drift`` says how far they are.
     t_start : float
         Time of the start.
