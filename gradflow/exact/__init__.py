@@ -23,6 +23,7 @@ from gradflow.exact.deep_linear import (
 )
 from gradflow.exact.diagonal import diagonal_from_residual, diagonal_limit, diagonal_scalar, polar_diagonal_limit
 from gradflow.exact.flat_minima import FlatMinima, flat_minima
+from gradflow.exact.margin import diagonal_at_margin, diagonal_max_margin
 from gradflow.exact.riccati_flow import RiccatiSolution, riccati
 from gradflow.exact.separable_relu import SeparableMinimum, separable_relu
 from gradflow.exact.sgd_ridge import RidgeNoise, sgd_ridge
@@ -51,8 +52,10 @@ __all__ = [
     "chain_time",
     "deep_linear_half_time",
     "deep_linear_modes",
+    "diagonal_at_margin",
     "diagonal_from_residual",
     "diagonal_limit",
+    "diagonal_max_margin",
     "diagonal_scalar",
     "exponential_linear",
     "flat_minima",

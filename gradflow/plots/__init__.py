@@ -3,7 +3,7 @@
 from gradflow.plots.distances import gap
 from gradflow.plots.kinks import kinks
 from gradflow.plots.look import style, subplots
-from gradflow.plots.panels import colours, finish, reference
+from gradflow.plots.panels import coloured, colours, finish, reference
 from gradflow.plots.runs import (
     alignment,
     drift,
@@ -18,6 +18,7 @@ from gradflow.plots.summary import overview
 
 __all__ = [
     "alignment",
+    "coloured",
     "colours",
     "drift",
     "finish",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from gradflow.plots.look import DASHES, GREY, kind_of, label_short_log_axis, shade
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gradflow.plots.look import DASHES, GREY, MODES, kind_of, label_short_log_axis, shade
 
 
 def colours(dynamics, count: int | None = None):
@@ -30,6 +33,29 @@ def colours(dynamics, count: int | None = None):
     if count is None:
         return colour
     return [shade(colour, place / max(count - 1, 1)) for place in range(count)]
+
+
+def coloured(values: Iterable, dynamics=None) -> Iterator[tuple[Any, str]]:
+    """Pairs of a value and its colour: shades of a dynamics from dark to light, or the library's palette without one.
+
+    Parameters
+    ----------
+    values : iterable
+        What the lines are drawn for, such as step sizes.
+    dynamics : flow or discrete rule, optional
+        Whose shades are taken.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> dict(gf.plots.coloured((2, 3)))
+    {2: '#0072B2', 3: '#D55E00'}
+    >>> [step for step, shade in gf.plots.coloured((0.1, 0.05), gf.GD(0.1))]
+    [0.1, 0.05]
+    """
+    values = list(values)
+    shades = [MODES[i % len(MODES)] for i in range(len(values))] if dynamics is None else colours(dynamics, len(values))
+    return zip(values, shades, strict=True)
 
 
 def reference(ax, value, label: str | None = None, *, axis: str = "y", number: int = 0) -> None:
