@@ -15,6 +15,7 @@ from gradflow.measure.layers import effective_map, layer_norms, rho
 from gradflow.measure.margin import accuracy, margin, margins, normalised_margin
 from gradflow.measure.objective import gradient_norm, loss
 from gradflow.measure.rank import layer_singular_values, numerical_rank, singular_values, spectral_ratio, stable_rank
+from gradflow.measure.rank_bounds import gram_differences, rank_gap, rank_gap_bound
 from gradflow.measure.samples import sample_gradients
 from gradflow.measure.tangent_kernel import gauss_newton_sharpness, jacobian, ntk
 
@@ -27,6 +28,7 @@ __all__ = [
     "features",
     "gauss_newton_sharpness",
     "gradient_norm",
+    "gram_differences",
     "hessian_eigenpairs",
     "hessian_spectrum",
     "hessian_trace",
@@ -47,6 +49,8 @@ __all__ = [
     "nc3",
     "nc4",
     "numerical_rank",
+    "rank_gap",
+    "rank_gap_bound",
     "rho",
     "sample_gradients",
     "sharpness",

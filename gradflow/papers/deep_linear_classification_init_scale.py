@@ -89,7 +89,8 @@ def paths(alphas=(0.01, 0.1, 1.0, 10.0, 100.0), points=81):
 def depths(scales=(1e-3, 1e-2, 0.1, 1.0, 10.0), alphas=(1.0, 0.1), points=41):
     """Depths two, three and four. Left: excess l1 norm for alpha = 1 (full) and 0.1 (dashed).
 
-    Deep networks turn sooner. Right: relative error of w at a loss of 1e-10000 on one sample, where a closed form is known at every depth.
+    Deep networks turn sooner. Right: relative error of w down to a loss of 1e-10000 on one sample, where a closed form
+    is known at every depth.
     """
     decades = np.unique(np.append(np.geomspace(1, DECADES[-1], points), DECADES))
     fig, axes = gf.plots.subplots(1, 2)
