@@ -27,7 +27,9 @@ def test_the_bound_holds_along_the_flow_and_is_infinite_up_to_the_last_activatio
     problem, theta0 = mixed()
     run = gf.simulate(problem, theta0, gf.GradientFlow(), t_end=200.0, rtol=1e-7)
     bound = gf.measure.rank_gap_bound(problem, theta0)
-    assert np.isinf(bound[0]) and np.isfinite(bound[1:]).all() and bound[-1] == 0
+    assert np.isinf(bound[0])
+    assert np.isfinite(bound[1:]).all()
+    assert bound[-1] == 0
     assert (gf.measure.rank_gap(problem, run.theta) <= bound + 1e-12).all()
     assert_allclose(gf.measure.rank_gap_bound(problem, run.theta)[:, 1:], np.tile(bound[1:], (200, 1)), atol=1e-5)
 

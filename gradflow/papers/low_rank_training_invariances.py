@@ -57,7 +57,7 @@ def excess_gap(run):
 
 
 @PAPER.figure(minutes=0.1, claims=8)
-def deep_linear(decades=17_500 / np.log(10)):
+def deep_linear(log_loss=-17_500):
     """Deep linear network 4-6-5-1 under the flow of the exponential loss, to a loss of e^-17500.
 
     Left: ratio |W_l|_2/|W_l|_F of the layers, with its lower bound (dashed). Middle: misalignment of adjacent layers.
@@ -67,7 +67,7 @@ def deep_linear(decades=17_500 / np.log(10)):
     x, v = rng.standard_normal((4, 20)), np.array([1, -1, 0.5, 0])
     y = np.sign(v @ x)
     problem, layers = separable(rng, x + 0.3 * np.outer(v / np.linalg.norm(v), y), y, [4, 6, 5, 1], 0)
-    run = down(problem, problem.flatten(layers), decades, rtol=1e-10)
+    run = down(problem, problem.flatten(layers), -log_loss / np.log(10), rtol=1e-10)
     places, bound = -run.log10_loss[1:], gf.measure.rank_gap_bound(problem, run.theta[0])
     fig, axes = gf.plots.subplots(1, 3)
     ratios, norms = drawn_ratios(axes[0], run), run.measure(gf.measure.layer_norms)
