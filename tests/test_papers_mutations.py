@@ -130,7 +130,39 @@ def no_sine(patch):
     patch.setattr(ConvolutionalPopulation, "angle", lambda self, w: 0.9 * angle(self, w))
 
 
+def double_mu(patch):
+    """Penalty Q_mu with mu twice as large as asked for."""
+    separator = gf.exact.diagonal_max_margin
+    patch.setattr(gf.exact, "diagonal_max_margin", lambda z, mu: separator(z, 2 * mu))
+
+
+def wrong_sign(patch):
+    """Bound of the rank with the conserved matrices turned round."""
+    from gradflow.measure import rank_bounds
+
+    differences = rank_bounds.gram_differences
+
+    def wrong(problem, theta):
+        return {name: -matrix for name, matrix in differences(problem, theta).items()}
+
+    patch.setattr(rank_bounds, "gram_differences", wrong)
+
+
+def shallower(patch):
+    """Diagonal networks that compute with one factor less."""
+    weights = gf.Diagonal.weights
+
+    def wrong(self, layers):
+        return weights(gf.Diagonal(self.dim, max(self.depth - 1, 1), self.signed), layers)
+
+    patch.setattr(gf.Diagonal, "weights", wrong)
+
+
 MUTATIONS = [
+    (double_mu, "deep-linear-classification-init-scale", "paths", "q_path"),
+    (shallower, "deep-linear-classification-init-scale", "depths", "closed_form_deep"),
+    (transposed_layer, "low-rank-training-invariances", "deep-linear", "linear_invariant"),
+    (wrong_sign, "low-rank-training-invariances", "deep-linear", "rank_one_bound"),
     (double_loss, "flat-minima-deep-linear", "flow-sharpness", "balanced_sharpness"),
     (double_loss, "continuous-vs-discrete", "certificates", "closed_form_n2"),
     (no_multiplier, "square-loss-dynamics", "plain-and-polar", "fall"),
