@@ -131,7 +131,23 @@ def test_numerical_rank_counts_above_the_tolerance():
     theta = problem.flatten({"W1": 100 * np.diag([1.0, 1e-3, 1e-7, 0.0])})
     assert [measure.numerical_rank(problem, theta, "W1", tolerance=t) for t in (1e-2, 1e-6, 1e-9)] == [1, 2, 3]
     assert measure.numerical_rank(problem, np.zeros(16)).tolist() == [0]
+    flat = problem.flatten({"W1": np.diag([1.0, 1.0, 1.0, 0.55])})
+    assert [measure.numerical_rank(problem, flat, "W1", tolerance=0.5, relative_to=s) for s in ("largest", "norm")] == [
+        4,
+        3,
+    ]
+    with pytest.raises(ValueError, match="'largest' or 'norm'"):
+        measure.numerical_rank(problem, flat, relative_to="trace")
     assert np.isnan(measure.stable_rank(problem, np.zeros(16))).all()
+
+
+def test_rank_tail_is_the_distance_from_the_best_matrix_of_a_rank():
+    problem, theta = made(DEEP)
+    for rank in (0, 1, 2):
+        for tail, w in zip(measure.rank_tail(problem, theta, rank), problem.layers(theta).values(), strict=True):
+            u, s, v = np.linalg.svd(w, full_matrices=False)
+            best = (u[:, :rank] * s[:rank]) @ v[:rank]
+            np.testing.assert_allclose(tail, np.linalg.norm(w - best) / np.linalg.norm(w), atol=1e-14)
 
 
 def test_alignment():

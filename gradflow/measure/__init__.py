@@ -14,7 +14,14 @@ from gradflow.measure.dissipation import dissipation
 from gradflow.measure.layers import effective_map, layer_norms, rho
 from gradflow.measure.margin import accuracy, margin, margins, normalised_margin
 from gradflow.measure.objective import gradient_norm, loss
-from gradflow.measure.rank import layer_singular_values, numerical_rank, singular_values, spectral_ratio, stable_rank
+from gradflow.measure.rank import (
+    layer_singular_values,
+    numerical_rank,
+    rank_tail,
+    singular_values,
+    spectral_ratio,
+    stable_rank,
+)
 from gradflow.measure.rank_bounds import gram_differences, rank_gap, rank_gap_bound
 from gradflow.measure.samples import sample_gradients
 from gradflow.measure.tangent_kernel import gauss_newton_sharpness, jacobian, ntk
@@ -51,6 +58,7 @@ __all__ = [
     "numerical_rank",
     "rank_gap",
     "rank_gap_bound",
+    "rank_tail",
     "rho",
     "sample_gradients",
     "sharpness",

@@ -125,7 +125,7 @@ def spectral_ratio(problem, theta, layer=None) -> float | np.ndarray:
     return _for_layers(lambda values: _quotient(values[..., 0], np.linalg.norm(values, axis=-1)), problem, theta, layer)
 
 
-def numerical_rank(problem, theta, layer=None, *, tolerance=1e-6) -> float | np.ndarray:
+def numerical_rank(problem, theta, layer=None, *, tolerance=1e-6, relative_to="largest") -> float | np.ndarray:
     r"""Number of singular values above `tolerance` times the largest, :math:`\#\{i: \sigma_i > \tau\sigma_1\}`.
 
     Parameters
@@ -135,7 +135,9 @@ def numerical_rank(problem, theta, layer=None, *, tolerance=1e-6) -> float | np.
     layer : str, optional
         Name of a block, or "map" for the effective map of a linear network; every weight matrix if not given.
     tolerance : float
-        tau, relative to the largest singular value, between 0 and 1.
+        tau, between 0 and 1.
+    relative_to : {"largest", "norm"}
+        Whether tau is relative to the largest singular value or to the Frobenius norm.
 
     Returns
     -------
@@ -145,7 +147,7 @@ def numerical_rank(problem, theta, layer=None, *, tolerance=1e-6) -> float | np.
     Raises
     ------
     ValueError
-        For an unknown layer or a tolerance outside [0, 1).
+        For an unknown layer or `relative_to`, or a tolerance outside [0, 1).
 
     Examples
     --------
@@ -158,12 +160,46 @@ def numerical_rank(problem, theta, layer=None, *, tolerance=1e-6) -> float | np.
         raise ValueError(
             f"tolerance = {tolerance}: it is relative to the largest singular value; give 0 <= tolerance < 1"
         )
+    if relative_to not in ("largest", "norm"):
+        raise ValueError(f"relative_to = {relative_to!r}: choose 'largest' or 'norm'")
 
     def rank(values):
-        above = (values > tolerance * values[..., :1]).sum(-1).astype(float)
+        size = values[..., :1] if relative_to == "largest" else np.linalg.norm(values, axis=-1, keepdims=True)
+        above = (values > tolerance * size).sum(-1).astype(float)
         return np.where(np.isnan(values[..., 0]), np.nan, above)
 
     return _for_layers(rank, problem, theta, layer)
+
+
+def rank_tail(problem, theta, rank, layer=None) -> float | np.ndarray:
+    r"""Relative distance from the nearest matrix of a rank, :math:`\big(\sum_{i > r} \sigma_i^2\big)^{1/2} / \|W\|_F`.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta : array_like (P,) or (runs, P)
+    rank : int
+        The rank r.
+    layer : str, optional
+        Name of a block, or "map" for the effective map of a linear network; every weight matrix if not given.
+
+    Returns
+    -------
+    float or ndarray (layers,), (runs,) or (runs, layers)
+        NaN for a zero matrix.
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([2, 2, 1]), gf.losses.Square(), np.eye(2), np.ones((2, 1)))
+    >>> gf.measure.rank_tail(problem, np.array([4.0, 0.0, 0.0, 3.0, 0.6, 0.8]), 1).round(12).tolist()
+    [0.6, 0.0]
+    """
+
+    def tail(values):
+        return _quotient(np.linalg.norm(values[..., rank:], axis=-1), np.linalg.norm(values, axis=-1))
+
+    return _for_layers(tail, problem, theta, layer)
 
 
 def _for_layers(function, problem, theta, layer):

@@ -71,6 +71,27 @@ class Claim:
         if wanted is not None:
             object.__setattr__(self, "expected", float(wanted[worst]))
 
+    @classmethod
+    def halves(cls, name: str, sentence: str, values, *, within: float) -> Claim:
+        """That numbers for steps h, h/2, h/4, ... halve with the step: the quotients of successive ones are 2.
+
+        Parameters
+        ----------
+        name, sentence : str
+            As of any claim.
+        values : array_like (..., steps)
+            Positive; the largest step first.
+        within : float
+            Tolerance of the quotients.
+
+        Examples
+        --------
+        >>> print(Claim.halves("order", "the error halves with the step", [4e-3, 2e-3, 1e-3], within=0.1))
+        passed  order: 2, must be 2 +- 0.1
+        """
+        values = np.asarray(values, dtype=float)
+        return cls(name, sentence, values[..., :-1] / values[..., 1:], expected=2.0, within=within)
+
     def _excess(self, values, wanted) -> np.ndarray:
         """How far each value is beyond its nearest bound; not positive where it holds."""
         excess = np.full(values.shape, -np.inf)

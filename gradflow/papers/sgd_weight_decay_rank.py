@@ -20,10 +20,9 @@ def random_labels(n, widths, decay, activation="relu"):
     return gf.Problem(gf.FullyConnected(widths, activation), gf.losses.Square(), x, y, decay=decay)
 
 
-def rank(problem, theta, tolerance, layers=("W1", "W2")):
-    """Mean number of singular values above the tolerance times the Frobenius norm."""
-    values = gf.measure.layer_singular_values(problem, theta)
-    return np.mean([(values[name] > tolerance * np.linalg.norm(values[name])).sum() for name in layers])
+def ranks(problem, theta, tolerance):
+    """Numbers of singular values of the layers above the tolerance times the Frobenius norm."""
+    return gf.measure.numerical_rank(problem, theta, tolerance=tolerance, relative_to="norm")
 
 
 def trained(problem, step, batch, steps, start_seed=1, batch_seed=2, save_at=2):
@@ -40,8 +39,8 @@ def sweep(make_problem, settings, steps, epochs=None):
         count = steps if epochs is None else epochs * -(-problem.n // batch)
         end = trained(problem, step, batch, count).end
         norms = gf.measure.layer_norms(problem, end).min()
-        ranks = [rank(problem, end, tolerance) for tolerance in (1e-3, 1e-2)]
-        rows.append((*ranks, gf.measure.accuracy(problem, end), norms))
+        hidden = [ranks(problem, end, tolerance)[:2].mean() for tolerance in (1e-3, 1e-2)]
+        rows.append((*hidden, gf.measure.accuracy(problem, end), norms))
     return np.array(rows).T
 
 
@@ -127,44 +126,39 @@ def theorem(eps=1e-2):
     other = trained(labels, 0.1, 1, 500, save_at=0.1 * np.arange(501))
     bound = int(np.ceil(np.log(2 / eps) / (2 * 0.5 * 0.1)))
     shown = (10, 20, 40, 80, 160, 400)
-    ranks = {name: [rank(clouds, r.theta[t], 1e-3, ["W1"]) for t in shown] for name, r in (("0.1", run), ("0", bare))}
+    found = {name: ranks(clouds, r.theta[list(shown)], 1e-3)[:, 0] for name, r in (("0.1", run), ("0", bare))}
     fig, axes = gf.plots.subplots(1, 2)
-    for name, row in ranks.items():
+    for name, row in found.items():
         axes[0].semilogx(shown, row, "o-", label=rf"$\lambda = {name}$")
     gf.plots.reference(axes[0], bound, label="bound")
     ks, excess, low, high = (1, 5, 20, 40), [], [], []
     for r, factor, name in ((run, 0.9, "classes"), (other, 0.99, "random labels")):
-        now = r.problem.layers(r.end)
-        tails = []
+        tails, sizes = [], gf.measure.layer_norms(r.problem, r.end)
         for k in ks:
-            before, differences = r.problem.layers(r.theta[-1 - k]), {}
-            for layer, w in now.items():
-                values, size = np.linalg.svd(w, compute_uv=False), np.linalg.norm(w)
-                tail, limit = np.linalg.norm(values[k:]) / size, factor**k * np.linalg.norm(before[layer]) / size
-                excess.append(tail - limit)
-                tails += [(tail, limit)] if layer == "W1" else []
-                differences[layer] = w - factor**k * before[layer]
+            before = factor**k * r.theta[-1 - k]
+            tails.append((gf.measure.rank_tail(r.problem, r.end, k), gf.measure.layer_norms(r.problem, before) / sizes))
             if r is other:
-                change = gf.measure.numerical_rank(labels, labels.flatten(differences), tolerance=1e-10)
+                change = gf.measure.numerical_rank(labels, r.end - before, tolerance=1e-10)
                 high.append((change - k).max())
                 low += (k - change[:2]).tolist() if k <= 20 else []
-        line = axes[1].semilogy(ks, np.maximum(np.array(tails)[:, 0], 1e-18), "o-", label=name)
-        axes[1].semilogy(ks, np.array(tails)[:, 1], "--", color=line[0].get_color())
+        tail, limit = np.moveaxis(tails, 1, 0)
+        excess.append(tail - limit)
+        line = axes[1].semilogy(ks, np.maximum(tail[:, 0], 1e-18), "o-", label=name)
+        axes[1].semilogy(ks, limit[:, 0], "--", color=line[0].get_color())
     axes[0].set(xlabel="step", ylabel=r"rank of $W_1$")
     axes[1].set(xlabel="k", ylabel=r"part of $W_1$ beyond rank $B k$")
-    values = gf.measure.singular_values(clouds, run.end, "W1")
     norms = np.concatenate([gf.measure.layer_norms(r.problem, r.end) for r in (run, other)])
-    data = {"t": ("t", list(shown)), "rank": ("t", ranks["0.1"]), "rank_without_decay": ("t", ranks["0"])}
+    data = {"t": ("t", list(shown)), "rank": ("t", found["0.1"]), "rank_without_decay": ("t", found["0"])}
     return fig, data, [
         gf.Claim("update_rank", "W_T - (1 - 2 h lambda)^k W_{T-k} has rank at most B k", high, below=0),
         gf.Claim("update_rank_exact", "and exactly k in the hidden layers for k = 1, 5, 20", low, below=0),
         gf.Claim("tail_bound", "the part beyond rank B k is at most (1 - 2 h lambda)^k |W_{T-k}|/|W_T|", excess,
                  below=1e-12),
         gf.Claim("theorem_tail", "W_1/|W_1| is within 0.01 of rank 53",
-                 np.linalg.norm(values[bound:]) / np.linalg.norm(values), below=eps),
-        gf.Claim("theorem_rank", "its rank ends below 53", ranks["0.1"][-1], below=bound),
-        gf.Claim("early_rank", "and is above 120 at step 10", ranks["0.1"][0], above=120),
-        gf.Claim("needs_decay", "without decay it stays above 120", ranks["0"][-1], above=120),
+                 gf.measure.rank_tail(clouds, run.end, bound, "W1"), below=eps),
+        gf.Claim("theorem_rank", "its rank ends below 53", found["0.1"][-1], below=bound),
+        gf.Claim("early_rank", "and is above 120 at step 10", found["0.1"][0], above=120),
+        gf.Claim("needs_decay", "without decay it stays above 120", found["0"][-1], above=120),
         gf.Claim("no_collapse", "norms of all layers", norms, above=0.5),
     ]  # fmt: skip
 

@@ -44,23 +44,23 @@ def rho_and_margin(radii=RADII, decays=(0.0, 1e-3, 1e-2), t_end=2000.0):
     """
     problem = six_samples()
     fig, axes = gf.plots.subplots(1, 3)
-    shades, final = gf.plots.colours(gf.LMFlow(), len(radii)), np.empty((len(decays), len(radii)))
+    final = np.empty((len(decays), len(radii)))
     gap, ratio, losses, balance = [], [], [], []
     for i, decay in enumerate(decays):
         w = gf.exact.ridge(problem.x, problem.y, decay)
-        for j, rho in enumerate(radii):
+        for j, (rho, shade) in enumerate(gf.plots.coloured(radii, gf.LMFlow())):
             run = gf.simulate(
                 problem, start(problem, rho), gf.LMFlow(decay), t_end=t_end, rtol=1e-9, atol=1e-11, save_at="log"
             )
             final[i, j] = run.records["rho"][-1]
             if decay == decays[0] or decay == decays[-1]:
-                axes[int(i > 0)].loglog(run.t[1:], run.records["rho"][1:], color=shades[j])
+                axes[int(i > 0)].loglog(run.t[1:], run.records["rho"][1:], color=shade)
             margins = gf.measure.margins(problem, run.end) / final[i, j]
             if decay == 1e-2:
                 gap.append(abs(gf.measure.effective_map(problem, run.end) - w).max())
                 balance.append(final[i, j] - margins.mean() / ((margins**2).mean() + decay))
             if decay and rho < 100:
-                ratio.append(1 - gf.measure.spectral_ratio(problem, run.end).min() ** 2)
+                ratio.append(gf.measure.rank_tail(problem, run.end, 1) ** 2)
             if decay == 0 and rho in (1.0, 30.0):
                 losses.append(run.loss[-1])
         axes[2].loglog(radii, final[i], "o-", label=rf"$\lambda = {decay:g}$")
@@ -179,7 +179,7 @@ def relu_reference(runs=((0.1, 0.1), (0.1, 1.0), (0.1, 3.0), (0.01, 0.1), (0.01,
     fig, ax = gf.plots.subplots()
     optimum = {decay: gf.exact.separable_relu(x, y, decay) for decay in sorted({decay for decay, _ in runs})}
     ends, losses, third = [], [], []
-    shades = dict(zip(optimum, gf.plots.colours(gf.LMFlow(), 2), strict=False))
+    shades = dict(gf.plots.coloured(optimum, gf.LMFlow()))
     for decay, rho in runs:
         run = gf.simulate(problem, start(problem, rho), gf.LMFlow(decay), t_end=t_end, save_at="log")
         ends.append(run.records["rho"][-1] - optimum[decay].rho)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gradflow.plots.look import DASHES, GREY, MODES, kind_of, label_short_log_axis, shade
+from gradflow.plots.look import DASHES, GREY, MODES, kind_of, label_short_log_axis, place_legend, shade
 
 
 def colours(dynamics, count: int | None = None):
@@ -113,4 +113,4 @@ def finish(figure) -> None:
         return
     for ax in labelled:
         if ax.get_legend() is None:
-            ax.legend(loc="best")
+            place_legend(ax) if not ax.get_title() else ax.legend(loc="best")
