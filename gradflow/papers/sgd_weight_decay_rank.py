@@ -142,7 +142,7 @@ def theorem(eps=1e-2):
                 high.append((change - k).max())
                 low += (k - change[:2]).tolist() if k <= 20 else []
         tail, limit = np.moveaxis(tails, 1, 0)
-        excess.append(tail - limit)
+        excess += (tail - limit).ravel().tolist()
         line = axes[1].semilogy(ks, np.maximum(tail[:, 0], 1e-18), "o-", label=name)
         axes[1].semilogy(ks, limit[:, 0], "--", color=line[0].get_color())
     axes[0].set(xlabel="step", ylabel=r"rank of $W_1$")

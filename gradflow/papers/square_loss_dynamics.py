@@ -11,7 +11,6 @@ import numpy as np
 import gradflow as gf
 
 PAPER = gf.Paper.cited(__name__, __doc__)
-COLLAPSE = (gf.measure.nc1, gf.measure.nc3, gf.measure.nc4)
 RADII = (0.01, 1.0, 5.0, 10.0, 30.0, 100.0)
 
 
@@ -200,58 +199,65 @@ def relu_reference(runs=((0.1, 0.1), (0.1, 1.0), (0.1, 3.0), (0.01, 0.1), (0.01,
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=0.9, claims=6, small={"batch": 50})
-def digits(radii=(1.0, 30.0), decays=(0.0, 1e-2), n=200, width=20, step=0.01, batch=20, t_end=200.0, seed=0):
+@PAPER.figure(minutes=2, claims=8, small={"batch": 50, "flows": ((1e-2, 1.0),)})
+def digits(
+    radii=(1.0, 30.0), decays=(0.0, 1e-2), flows=((0.0, 1.0), (1e-2, 1.0), (1e-2, 30.0)), n=200, width=20, step=0.01,
+    batch=20, t_end=200.0, seed=0,
+):  # fmt: skip
     """Handwritten 3 and 5 (200 images of 14 x 14 pixels of norm one), ReLU 196-20-1, normalised layers.
 
-    Left: rho(t) by full-batch (full) and stochastic (dotted) normalised descent from two starts. Middle: normalised
-    margins at the end from the large start. Right: collapse of the features (NC1, NC3, NC4; NC2 is 0 for two classes).
+    Left: rho(t) by full-batch (full) and stochastic (dotted) normalised descent from two starts, and by the normalised
+    flow through its kinks (black, dashed; without decay from the small start only). Middle: normalised margins at the
+    end from the large start. Right: collapse of the features (NC1, NC3, NC4; NC2 is 0 for two classes).
     """
     x, y = gf.data.mnist(classes=(3, 5), n=n, pool=2, seed=seed)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     problem = gf.Problem(gf.FullyConnected([x.shape[1], width, 1]), gf.losses.Square(), x, y)
     fig, axes = gf.plots.subplots(1, 3)
-    final, margins, collapse, balance = {}, {}, {}, []
+    ends, margins, collapse = {}, {}, {}
+    bins, measures = np.linspace(-0.06, 0.28, 35), (gf.measure.nc1, gf.measure.nc3, gf.measure.nc4)
     for decay, colour in zip(decays, ("#D55E00", "#009E73"), strict=True):
+        name, lm = rf"$\lambda = {decay:g}$", gf.LMFlow(decay)
         for rho in radii:
-            flow = gf.LMFlow(decay)
-            for rule, style in (
-                (gf.GD(step, flow=flow), "-"),
-                (gf.SGD(step, flow=flow, batch_size=batch, seed=2), ":"),
-            ):
-                run = gf.simulate(problem, start(problem, rho), rule, t_end=t_end, save_at="log")
-                label = rf"$\lambda = {decay:g}$" if rho == radii[0] and style == "-" else None
-                axes[0].loglog(run.t[1:], run.records["rho"][1:], style, color=colour, label=label)
-                final[decay, rho, style] = run.records["rho"][-1]
-                if style == "-":
-                    f = margins[decay, rho] = gf.measure.margins(problem, run.end) / run.records["rho"][-1]
-                    collapse[decay, rho] = [
-                        m(problem, run.end) for m in (gf.measure.nc1, gf.measure.nc3, gf.measure.nc4)
-                    ]
-                    balance += [run.records["rho"][-1] * ((f**2).mean() + decay) / f.mean() - 1] if decay else []
-        axes[1].hist(
-            margins[decay, radii[-1]],
-            bins=np.linspace(-0.06, 0.28, 35),
-            color=colour,
-            alpha=0.6,
-            label=rf"$\lambda = {decay:g}$",
-        )
-        axes[2].plot([1, 3, 4], collapse[decay, radii[-1]], "o", color=colour, label=rf"$\lambda = {decay:g}$")
+            full, noisy = gf.GD(step, flow=lm), gf.SGD(step, flow=lm, batch_size=batch, seed=2)
+            rules = {"full": (full, "-", colour), "batch": (noisy, ":", colour)}
+            rules |= {"flow": (lm, "--", "k")} if (decay, rho) in flows else {}
+            for kind, (rule, dashes, shade) in rules.items():
+                run = gf.simulate(problem, start(problem, rho), rule, t_end=t_end, save_at="log", rtol=1e-6)
+                label = name if kind == "full" and rho == radii[0] else None
+                axes[0].loglog(run.t[1:], run.records["rho"][1:], dashes, color=shade, label=label)
+                ends[decay, rho, kind] = run
+            run = ends[decay, rho, "full"]
+            margins[decay, rho] = gf.measure.margins(problem, run.end) / run.records["rho"][-1]
+            collapse[decay, rho] = [measure(problem, run.end) for measure in measures]
+        axes[1].hist(margins[decay, radii[-1]], bins=bins, color=colour, alpha=0.6, label=name)
+        axes[2].plot([1, 3, 4], collapse[decay, radii[-1]], "o", color=colour, label=name)
     axes[0].set(xlabel=r"time $t = k h$", ylabel=r"$\rho$")
     axes[1].set(xlabel=r"normalised margin $y f_V(x)$", ylabel="images", yscale="log")
     axes[2].set(xticks=[1, 3, 4], xticklabels=["NC1", "NC3", "NC4"], ylabel="distance from collapse", xlim=(0.5, 4.5))
     data = {"margin": (("decay", "rho0", "image"), [[margins[d, r] for r in radii] for d in decays])}
+    final = {key: run.records["rho"][-1] for key, run in ends.items()}
+    merged, noisy = (np.array([final[decays[-1], rho, kind] for rho in radii]) for kind in ("full", "batch"))
+    moments = [(f.mean(), (f**2).mean()) for f in (margins[decays[-1], rho] for rho in radii)]
     free, decayed = (np.median(margins[decay, radii[-1]]) for decay in decays)
-    merged = [final[decays[-1], rho, "-"] for rho in radii]
-    noisy = [final[decays[-1], rho, ":"] for rho in radii]
+    flow, descent = ([ends[*key, kind] for key in flows] for kind in ("flow", "full"))
+    near = [
+        np.linalg.norm(a.end - b.end) / np.linalg.norm(a.end)
+        for a, b, (_, rho) in zip(flow, descent, flows, strict=True) if rho == radii[0]
+    ]  # fmt: skip
     return fig, data | {"decay": ("decay", list(decays)), "rho0": ("rho0", list(radii))}, [
         gf.Claim("forgetting", "with decay the final rho does not depend on the start, relative spread",
                  np.ptp(merged) / merged[0], below=1e-2),
-        gf.Claim("memory", "without decay rho = 30 stays", final[0.0, radii[-1], "-"], above=30.0, below=30.1),
-        gf.Claim("equilibrium", "with decay rho = M/(Q + lambda) at the end, relative", np.abs(balance), below=5e-3),
+        gf.Claim("memory", "without decay rho = 30 stays", final[0.0, radii[-1], "full"], above=30.0, below=30.1),
+        gf.Claim("equilibrium", "with decay rho = M/(Q + lambda) at the end, relative",
+                 [rho * (q + decays[-1]) / m - 1 for rho, (m, q) in zip(merged, moments, strict=True)],
+                 above=-5e-3, below=5e-3),
         gf.Claim("larger_margin", "from the large start decay multiplies the median margin", decayed / free, above=3),
         gf.Claim("collapse", "and brings NC1 down", collapse[decays[-1], radii[-1]][0] / collapse[0.0, radii[-1]][0],
                  below=0.5),
-        gf.Claim("sgd", "stochastic descent ends at the same rho, relative", np.abs(np.divide(noisy, merged) - 1),
-                 below=2e-2),
+        gf.Claim("sgd", "stochastic descent ends at the same rho, relative", abs(noisy / merged - 1), below=2e-2),
+        gf.Claim("flow", "the flow through the kinks ends at that rho too, relative",
+                 [abs(final[*key, "flow"] / final[*key, "full"] - 1) for key in flows], below=1e-4),
+        gf.Claim("flow_path", "from rho = 1 descent ends near the flow: |theta - theta_flow|/|theta_flow|", near,
+                 below=5e-3),
     ]  # fmt: skip
