@@ -232,7 +232,7 @@ def digits(
             collapse[decay, rho] = [measure(problem, run.end) for measure in measures]
         axes[1].hist(margins[decay, radii[-1]], bins=bins, color=colour, alpha=0.6, label=name)
         axes[2].plot([1, 3, 4], collapse[decay, radii[-1]], "o", color=colour, label=name)
-    axes[0].set(xlabel=r"time $t = k h$", ylabel=r"$\rho$")
+    axes[0].set(xlabel=r"time $t = k h$", ylabel=r"$\rho$", xlim=(1e-2, 1.5 * t_end))
     axes[1].set(xlabel=r"normalised margin $y f_V(x)$", ylabel="images", yscale="log")
     axes[2].set(xticks=[1, 3, 4], xticklabels=["NC1", "NC3", "NC4"], ylabel="distance from collapse", xlim=(0.5, 4.5))
     data = {"margin": (("decay", "rho0", "image"), [[margins[d, r] for r in radii] for d in decays])}
