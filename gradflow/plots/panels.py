@@ -45,6 +45,10 @@ def coloured(values: Iterable, dynamics=None) -> Iterator[tuple[Any, str]]:
     dynamics : flow or discrete rule, optional
         Whose shades are taken.
 
+    Returns
+    -------
+    iterator of (value, str)
+
     Examples
     --------
     >>> import gradflow as gf
