@@ -14,8 +14,9 @@ CODES = {
     "gelu": 6,
     "quadratic": 7,
     "abs": 8,
+    "relu_squared": 9,
 }
-DEGREES = {"linear": 1, "relu": 1, "leaky_relu": 1, "quadratic": 2, "abs": 1}
+DEGREES = {"linear": 1, "relu": 1, "leaky_relu": 1, "quadratic": 2, "abs": 1, "relu_squared": 2}
 KINKED = ("relu", "leaky_relu", "abs")
 
 
@@ -25,7 +26,7 @@ class Activation:
 
     linear :math:`z`, relu :math:`\max(z, 0)`, leaky_relu :math:`\max(z,0) + s \min(z,0)`, tanh, sigmoid
     :math:`1/(1+e^{-z})`, softplus :math:`\log(1+e^z)`, gelu :math:`z\,\Phi(z)`, quadratic :math:`z^2`,
-    abs :math:`|z|`. At a kink the derivative is the one of the left side (relu'(0) = 0).
+    abs :math:`|z|`, relu_squared :math:`\max(z, 0)^2` (no kink: its derivative is continuous). At a kink the derivative is the one of the left side (relu'(0) = 0).
 
     Parameters
     ----------
@@ -113,6 +114,8 @@ def _numpy_value(name, slope, z):
             return z * special.ndtr(z)
         case "quadratic":
             return z * z
+        case "relu_squared":
+            return np.maximum(z, 0.0) ** 2
         case _:
             return np.abs(z)
 
@@ -137,5 +140,7 @@ def _torch_value(name, slope, z):
             return torch.nn.functional.gelu(z)
         case "quadratic":
             return z * z
+        case "relu_squared":
+            return torch.relu(z) ** 2
         case _:
             return 2 * torch.relu(z) - z

@@ -16,7 +16,7 @@ def balancedness(problem, theta, layer=None) -> np.ndarray | dict[str, np.ndarra
     r"""How far each hidden layer is from balance with the next one.
 
     Linear: the matrix :math:`W_{l+1}^\top W_{l+1} - (W_l W_l^\top + b_l b_l^\top)`. Activation of degree q (relu,
-    leaky_relu, abs: 1; quadratic: 2): the vector, neuron by neuron,
+    leaky_relu, abs: 1; quadratic, relu_squared: 2): the vector, neuron by neuron,
     :math:`|w_{\rm in}|^2 + b^2 - q\,|w_{\rm out}|^2`. With a free linear skip U into the layer its
     :math:`U U^\top` stands beside :math:`W W^\top` (times q for neurons); an identity skip beside a matrix gives
     :math:`W + I`; layers that an identity skip joins otherwise are taken together.
@@ -222,7 +222,7 @@ def _balances(problem, theta, layer=None) -> dict[str, np.ndarray]:
         known = [number for each in every for number in each.layers]
         raise ValueError(
             f"{problem.network} has no balance{where}: it needs a hidden layer with a homogeneous activation (linear,"
-            f" relu, leaky_relu, abs, quadratic) that no identity skip ties to the input or output; layers: {known}"
+            f" relu, leaky_relu, abs, quadratic, relu_squared) that no identity skip ties to the input or output; layers: {known}"
         )
     layers, lead = problem.layers(theta), theta.shape[:-1]
     return {each.name: each.value(layers, lead, {}) for each in found}

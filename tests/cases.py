@@ -15,6 +15,7 @@ NETWORKS = {
     "mixed": gf.FullyConnected([3, 4, 3, 1], ["softplus", "gelu"], bias=True),
     "sigmoid": gf.FullyConnected([3, 4, 1], "sigmoid"),
     "quadratic": gf.FullyConnected([3, 4, 1], "quadratic"),
+    "relu squared": gf.FullyConnected([3, 4, 1], "relu_squared"),
     "relu": gf.FullyConnected([3, 6, 1], "relu", bias=True),
     "leaky relu": gf.FullyConnected([3, 6, 1], "leaky_relu(0.2)"),
     "diagonal": gf.Diagonal(3, depth=2),

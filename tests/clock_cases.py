@@ -30,6 +30,13 @@ def tanh_logistic():
     return gf.Problem(gf.FullyConnected([5, 8, 1], "tanh"), gf.losses.Logistic(), x, y), theta
 
 
+def relu_squared_exponential():
+    """Squared ReLU net 5-8-1 on the same data, exponential loss: homogeneous of degree 3, and smooth."""
+    problem, theta = tanh_logistic()
+    network = gf.FullyConnected([5, 8, 1], "relu_squared")
+    return gf.Problem(network, gf.losses.Exponential(), problem.x, problem.y), theta
+
+
 def three_classes(activation, spread=0.5, apart=3.0):
     """Net 4-8-3 with cross-entropy on three clouds."""
     rng = np.random.default_rng(1)

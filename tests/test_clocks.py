@@ -9,6 +9,7 @@ from clock_cases import (
     diagonal_pair,
     diagonal_w,
     one_weight_per_layer,
+    relu_squared_exponential,
     softmax_regression,
     tanh_logistic,
     three_classes,
@@ -23,6 +24,7 @@ from gradflow.clocks.solver import jacobian
 
 NETS = {
     "deep linear": deep_linear,
+    "squared relu, exponential": relu_squared_exponential,
     "tanh, logistic": tanh_logistic,
     "linear, cross-entropy": lambda: three_classes("linear"),
     "tanh, cross-entropy": lambda: three_classes("tanh"),

@@ -14,7 +14,7 @@ LABELLED = {
     "logistic": gf.losses.Logistic(),
     "square": gf.losses.Square(),
 }
-FAMILIES = ("deep linear", "one layer", "identity skip", "residual", "tanh", "relu", "diagonal", "diagonal, unsigned")
+FAMILIES = ("deep linear", "one layer", "identity skip", "residual", "tanh", "relu", "relu squared", "diagonal", "diagonal, unsigned")
 
 
 @pytest.mark.parametrize("loss", LABELLED)
@@ -52,7 +52,7 @@ def test_hessian_of_the_log_agrees_with_torch(loss, scale):
     assert_allclose(problem.log_hvp(theta, v), expected, rtol=1e-9, atol=1e-11 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("network", ["deep linear", "diagonal", "tanh"])
+@pytest.mark.parametrize("network", ["deep linear", "diagonal", "tanh", "relu squared"])
 def test_hessian_of_the_log_agrees_with_differences_of_the_gradient(network):
     problem = make(network, "logistic")
     theta, v, step = start(problem), np.random.default_rng(2).normal(size=problem.size), 1e-6

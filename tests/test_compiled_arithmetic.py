@@ -106,6 +106,11 @@ EXACT = {
         lambda z: mpmath.ncdf(z) + z * mpmath.npdf(z),
         lambda z: (2 - z * z) * mpmath.npdf(z),
     ),
+    "relu_squared": (
+        lambda z: max(z, mpmath.mpf(0)) ** 2,
+        lambda z: 2 * max(z, mpmath.mpf(0)),
+        lambda z: mpmath.mpf(2 if z > 0 else 0),
+    ),
 }
 
 
@@ -146,6 +151,6 @@ def test_exponential_of_special_numbers():
 
 def test_codes_are_the_ones_in_cached_compiled_code():
     """Compiled functions on disk hold these numbers; a change needs a change of the files that use them."""
-    names = ("linear", "relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "quadratic", "abs")
+    names = ("linear", "relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "quadratic", "abs", "relu_squared")
     assert {name: number for number, name in enumerate(names)} == activations.CODES
     assert losses.CODES == {"square": 0, "exponential": 1, "logistic": 2, "cross-entropy": 3}

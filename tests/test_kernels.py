@@ -14,8 +14,8 @@ from gradflow.kernels.minibatch import minibatch
 from gradflow.modules import FromModule
 from gradflow.networks import DeepLinear, Diagonal, FullyConnected, ResidualLinear, Skip
 
-ACTIVATIONS = ("linear", "relu", "leaky_relu(0.2)", "tanh", "sigmoid", "softplus", "gelu", "quadratic", "abs")
-SMOOTH = ("linear", "tanh", "sigmoid", "softplus", "gelu", "quadratic")
+ACTIVATIONS = ("linear", "relu", "leaky_relu(0.2)", "tanh", "sigmoid", "softplus", "gelu", "quadratic", "abs", "relu_squared")
+SMOOTH = ("linear", "tanh", "sigmoid", "softplus", "gelu", "quadratic", "relu_squared")
 READOUT = np.array([[0.5, -1.0, 2.0, 1.5], [1.0, 0.3, -0.7, 0.2]])
 NETWORKS = {
     **{name: FullyConnected([3, 5, 4, 1], name) for name in ACTIVATIONS},

@@ -38,6 +38,7 @@ def signs(network, theta):
         (("leaky_relu(0.1)", "tanh"), gf.losses.CrossEntropy(), 3),
         (("abs", "gelu", "relu"), gf.losses.Logistic(), 1),
         (("relu", "softplus", "sigmoid", "quadratic"), gf.losses.Exponential(), 1),
+        (("abs", "relu_squared"), gf.losses.Logistic(), 1),
     ],
 )
 def test_masked_gradient_is_the_gradient_where_masks_are_signs(n, activation, loss, outputs):

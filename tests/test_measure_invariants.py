@@ -60,6 +60,7 @@ CASES = {
     "leaky relu": (FullyConnected([3, 5, 2], "leaky_relu(0.2)"), CrossEntropy(), ["layer 1"]),
     "abs": (FullyConnected([3, 5, 1], "abs"), Exponential(), ["layer 1"]),
     "quadratic": (FullyConnected([3, 4, 3, 2], ["quadratic", "relu"], bias=True), Square(), ["layer 1", "layer 2"]),
+    "relu squared": (FullyConnected([3, 4, 1], "relu_squared"), Logistic(), ["layer 1"]),
     "relu then linear": (FullyConnected([3, 4, 4, 3, 1], ["relu", "linear", "linear"]), Logistic(), None),
     "tanh then linear": (FullyConnected([3, 4, 4, 1], ["tanh", "linear"]), Square(), ["layer 2"]),
     "identity over one linear layer": (DeepLinear([3, 4, 4, 1], skips=[Skip(1, 2)]), Logistic(), None),

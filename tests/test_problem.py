@@ -109,6 +109,7 @@ def test_theta_holds_w1_row_by_row_then_b1_then_w2():
         ("deep linear", 3),
         ("leaky relu", 2),
         ("quadratic", 3),
+        ("relu squared", 3),
         ("diagonal", 2),
         ("diagonal, unsigned", 3),
         ("residual", None),

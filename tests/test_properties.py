@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import gradflow as gf
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
-SMOOTH = ("linear", "tanh", "sigmoid", "softplus", "gelu", "quadratic")
+SMOOTH = ("linear", "tanh", "sigmoid", "softplus", "gelu", "quadratic", "relu_squared")
 
 
 @st.composite

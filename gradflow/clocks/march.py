@@ -252,7 +252,7 @@ class March:
         status = stepper.advance(self._tau_end(phase), max_steps=1, max_gradients=budget)
         if stepper.counts["accepted"] == accepted:
             return self._no_step(phase, status)
-        right = phase.base.unscaled(phase.clock, stepper.t, stepper.state, stepper.value, stepper.velocity)
+        right = phase.base.ended(phase.clock, stepper)
         if hasattr(phase.base, "between"):
             phase.base.between(phase.moment, right)
         interval = Interval(phase.clock, phase.base, phase.moment, right, stepper.dense, phase.begin, 0.1 * plan.rtol)

@@ -106,6 +106,17 @@ class Base:
         scaled = self.descent(0.0, state, velocity / top, (), rhs.numbers, rhs.layout, rhs.work, rhs.coefficients)
         return float(np.log(scaled)) + 2.0 * float(np.log(top))
 
+    def ended(self, clock, stepper) -> Moment:
+        """Moment at the end of a step; free where the stepper's own formula knows it."""
+        known = stepper.at_newest() if isinstance(clock, Normalised) and hasattr(stepper, "at_newest") else None
+        if known is None:
+            return self.unscaled(clock, stepper.t, stepper.state, stepper.value, stepper.velocity)
+        value, velocity, acceleration = known
+        moment = self.known(stepper.t, stepper.state, value, velocity)
+        unit = velocity / np.exp(moment.log_speed)
+        moment.slopes.append(-2.0 * float(unit @ acceleration) * float(np.exp(-3.0 * moment.log_speed)))
+        return moment
+
     def unscaled(self, clock, tau, state, value, velocity) -> Moment:
         """Moment from what a stepper knows in the variable of a clock; a gradient only where the clock hides it."""
         if clock.name == "time":

@@ -15,7 +15,7 @@ from gradflow.kernels.procedures import EXACT, intrinsic, procedure, view
 
 INT = types.int64
 RELU, TANH, SIGMOID, SOFTPLUS = CODES["relu"], CODES["tanh"], CODES["sigmoid"], CODES["softplus"]
-GELU, QUADRATIC, ABS = CODES["gelu"], CODES["quadratic"], CODES["abs"]
+GELU, QUADRATIC, ABS, RELU_SQUARED = CODES["gelu"], CODES["quadratic"], CODES["abs"], CODES["relu_squared"]
 
 LOG2_E = 1.0 / math.log(2.0)
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
@@ -184,6 +184,11 @@ def activate(code, slope, count, z, a, s):
         for i in range(count):
             a[i] = z[i] * z[i]
             s[i] = 2.0 * z[i]
+    elif code == RELU_SQUARED:
+        for i in range(count):
+            part = 0.0 if z[i] <= 0.0 else z[i]
+            a[i] = part * part
+            s[i] = 2.0 * part
     else:
         below = 0.0 if code == RELU else -1.0 if code == ABS else slope
         for i in range(count):
@@ -208,6 +213,9 @@ def curvature(code, count, z, a, s, c):
         for i in range(count):
             square = 1600.0 if z[i] * z[i] > 1600.0 else z[i] * z[i]
             c[i] = (2.0 - square) * _exp(-0.5 * square) / ROOT_2PI
+    elif code == QUADRATIC:
+        for i in range(count):
+            c[i] = 2.0
     else:
         for i in range(count):
-            c[i] = 2.0 if code == QUADRATIC else 0.0
+            c[i] = 2.0 if code == RELU_SQUARED and not z[i] <= 0.0 else 0.0

@@ -20,7 +20,7 @@ INPUTS, OUTPUTS, CODE, WEIGHT, FIXED, BIAS, IDENTITY, SKIP, SKIP_INPUTS, SKIP_WE
 VALUES, SLOPE, DELTA, TANGENT, DELTA_TANGENT, BEND, STAGE = range(11, 18)
 DECAY, FACTOR, CONSTANT, SLOPES = range(4)
 CHUNK_SAMPLES = 192
-CURVED = ("tanh", "sigmoid", "softplus", "gelu", "quadratic")
+CURVED = ("tanh", "sigmoid", "softplus", "gelu", "quadratic", "relu_squared")
 
 
 @njit(**OPTIONS)

@@ -36,7 +36,7 @@ def representatives(problem) -> list[tuple[np.ndarray, np.ndarray]]:
         factor, kept = _through(below.activation.name, factor)
         if stage.bias:
             kept = kept & (factor == 1.0)
-        scalable = below.activation.name in ("relu", "leaky_relu") and not stage.bias
+        scalable = below.activation.name in ("relu", "leaky_relu", "relu_squared") and not stage.bias
         leader, factor = _split(leader, factor, ~kept, scalable)
         found.append((leader, factor))
     return found
@@ -73,6 +73,8 @@ def _through(name, factor):
             return np.abs(factor), np.ones(factor.shape, bool)
         case "quadratic":
             return factor**2, np.ones(factor.shape, bool)
+        case "relu_squared":
+            return factor * np.abs(factor), factor >= 0.0
         case "tanh":
             return factor, np.isin(factor, (-1.0, 0.0, 1.0))
         case _:

@@ -7,7 +7,7 @@ from numba import njit
 
 OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 
-LINEAR, RELU, LEAKY, TANH, SIGMOID, SOFTPLUS, GELU, QUADRATIC, ABS = range(9)
+LINEAR, RELU, LEAKY, TANH, SIGMOID, SOFTPLUS, GELU, QUADRATIC, ABS, RELU_SQUARED = range(10)
 SQUARE, EXPONENTIAL, LOGISTIC = range(3)
 
 
@@ -29,6 +29,9 @@ def smooth(code, z):
         return z * normal, normal + z * math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
     if code == QUADRATIC:
         return z * z, 2.0 * z
+    if code == RELU_SQUARED:
+        part = max(z, 0.0)
+        return part * part, 2.0 * part
     return z, 1.0
 
 

@@ -348,6 +348,21 @@ class Stiff:
             now["gradients"] += 1
             now["has_value"] = 1
 
+    def at_newest(self) -> tuple[float, np.ndarray, np.ndarray] | None:
+        """Objective, velocity and acceleration at the end of a step of the plain flow, as the formula has them.
+
+        They cost no gradient: the velocity is that of the formula, right to what Newton's method left, the objective
+        follows from the last iterate, the acceleration from the differences. None where a step was cut, or before one.
+        """
+        now, memory, method = self._now, self._memory, self._method
+        if not method.plain or now["accepted"] == 0 or now["t"] != now["newest"]:
+            return None
+        order, h = int(now["order"]), float(now["h"])
+        velocity = (memory.correction + memory.offset) * (method.alpha[order] / h)
+        j = np.arange(2, order + 2)
+        differences = memory.history[now["buffer"], 2 : order + 2]
+        return float(now["guess"]), velocity, (2.0 * method.gamma[j - 1] / j) @ differences / h / h
+
     @property
     def counts(self) -> dict[str, int]:
         """Gradients (difference quotients included), Hessian products, accepted and rejected steps so far."""
