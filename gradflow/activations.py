@@ -26,7 +26,8 @@ class Activation:
 
     linear :math:`z`, relu :math:`\max(z, 0)`, leaky_relu :math:`\max(z,0) + s \min(z,0)`, tanh, sigmoid
     :math:`1/(1+e^{-z})`, softplus :math:`\log(1+e^z)`, gelu :math:`z\,\Phi(z)`, quadratic :math:`z^2`,
-    abs :math:`|z|`, relu_squared :math:`\max(z, 0)^2` (no kink: its derivative is continuous). At a kink the derivative is the one of the left side (relu'(0) = 0).
+    abs :math:`|z|`, relu_squared :math:`\max(z, 0)^2` (no kink: its derivative is continuous). At a kink the
+    derivative is the one of the left side (relu'(0) = 0).
 
     Parameters
     ----------

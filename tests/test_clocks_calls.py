@@ -217,30 +217,3 @@ def test_a_batch_of_starts_in_a_clock():
     alone = gf.simulate(problem, theta0, FLOW, gf.at(log10_loss=-100), clock="log_loss", save_at=2)
     assert_array_equal(batch[0].end, alone.end)
     assert_allclose([run.log10_loss[-1] for run in batch], -100.0, rtol=1e-10)
-
-
-def relu_net():
-    problem, theta0 = tanh_logistic()
-    return gf.Problem(gf.FullyConnected([5, 8, 1], "relu"), gf.losses.Exponential(), problem.x, problem.y), theta0
-
-
-@pytest.mark.parametrize("case", [relu_net, lambda: three_classes("relu")], ids=["exponential", "cross-entropy"])
-def test_kinks_are_followed_in_a_loss_clock_as_in_physical_time(case):
-    problem, theta0 = case()
-    stop = gf.LossBelow(log10=-3)
-    plain = gf.simulate(problem, theta0, FLOW, stop=stop, save_at=2)
-    clocked = gf.simulate(problem, theta0, FLOW, stop=stop, save_at=2, clock="log_loss")
-    assert np.linalg.norm(clocked.end - plain.end) < 1e-7 * np.linalg.norm(plain.end)
-    assert abs(clocked.log10_t[-1] - plain.log10_t[-1]) < 1e-4
-    assert any("kinks" in note for note in clocked.notes)
-
-
-@pytest.mark.slow
-def test_a_relu_classifier_goes_down_to_1e_minus_1000():
-    problem, theta0 = relu_net()
-    places = gf.at(log10_loss=[-10.0, -100.0, -300.0])
-    run = gf.simulate(problem, theta0, FLOW, stop=DEEP, save_at=places, rtol=1e-6)
-    assert run.status == gf.Status.LOSS_BELOW
-    margins = [gf.measure.normalised_margin(problem, theta, by="theta") for theta in run.theta[1:]]
-    assert np.all(np.diff(margins) > 0)
-    assert run.drift["layer 1"].max() < 1e-5

@@ -14,7 +14,17 @@ LABELLED = {
     "logistic": gf.losses.Logistic(),
     "square": gf.losses.Square(),
 }
-FAMILIES = ("deep linear", "one layer", "identity skip", "residual", "tanh", "relu", "relu squared", "diagonal", "diagonal, unsigned")
+FAMILIES = (
+    "deep linear",
+    "one layer",
+    "identity skip",
+    "residual",
+    "tanh",
+    "relu",
+    "relu squared",
+    "diagonal",
+    "diagonal, unsigned",
+)
 
 
 @pytest.mark.parametrize("loss", LABELLED)

@@ -14,7 +14,18 @@ from gradflow.kernels.minibatch import minibatch
 from gradflow.modules import FromModule
 from gradflow.networks import DeepLinear, Diagonal, FullyConnected, ResidualLinear, Skip
 
-ACTIVATIONS = ("linear", "relu", "leaky_relu(0.2)", "tanh", "sigmoid", "softplus", "gelu", "quadratic", "abs", "relu_squared")
+ACTIVATIONS = (
+    "linear",
+    "relu",
+    "leaky_relu(0.2)",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "gelu",
+    "quadratic",
+    "abs",
+    "relu_squared",
+)
 SMOOTH = ("linear", "tanh", "sigmoid", "softplus", "gelu", "quadratic", "relu_squared")
 READOUT = np.array([[0.5, -1.0, 2.0, 1.5], [1.0, 0.3, -0.7, 0.2]])
 NETWORKS = {

@@ -41,14 +41,23 @@ class Clock:
 class Time(Clock):
     r"""Physical time t: the flow as it is written, :math:`\theta' = -\nabla F`.
 
+    Parameters
+    ----------
+    shown : clock, optional
+        The clock that was asked for, where its steps are taken in t because kinks are followed.
+
     Examples
     --------
     >>> Time().name
     'time'
     """
 
+    shown: Clock | None = None
     name = "time"
     exact_time = True
+
+    def __str__(self):
+        return self.name if self.shown is None else str(self.shown)
 
     def log_elapsed(self, tau: float) -> float:
         """Log of the physical time since the start."""

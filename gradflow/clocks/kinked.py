@@ -1,4 +1,4 @@
-"""Kinks in the loss clocks: the differential inclusion of log L, followed across kinks and along them."""
+"""Kinks in the clocks of loss and length: the inclusion of log L, followed across kinks and along them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradflow.clocks.moment import Base
+from gradflow.clocks.kinds import Normalised
+from gradflow.clocks.moment import Base, Moment, log_norm, moved
 from gradflow.kinks.masked import LOSSES, MaskedNetwork, Pass
+from gradflow.kinks.slide import point
 from gradflow.steppers.kinked import Kinked
+from gradflow.steppers.kinked_stiff import KinkedStiff
 
 LARGE_MARGIN = 30.0
 
@@ -35,7 +38,12 @@ class LogMaskedNetwork(MaskedNetwork):
 
 
 def log_loss(loss, f, y) -> tuple[float, np.ndarray]:
-    """Log of an exponential-type loss of outputs f (n, k), and its derivative in them."""
+    """Log of a loss of outputs f (n, k), and its derivative in them."""
+    if loss.name == "square":
+        top = np.abs(f - y).max()
+        residual = (f - y) / top
+        total = float(np.sum(residual**2))
+        return float(np.log(loss.factor(len(f)) * total) + 2.0 * np.log(top)), 2.0 * residual / (total * top)
     if loss.name == "cross-entropy":
         own = (f * y).sum(1, keepdims=True)
         gaps = np.where(y > 0, -np.inf, f - own)
@@ -58,30 +66,56 @@ def log_loss(loss, f, y) -> tuple[float, np.ndarray]:
     return value, (weights / weights.sum() * slopes)[:, None] * turn
 
 
+class LengthMaskedNetwork(LogMaskedNetwork):
+    """The same per length of the path: the gradient of log L over its norm, times |theta| where `relative`."""
+
+    def __init__(self, problem, relative: bool):
+        super().__init__(problem)
+        self._relative = relative
+
+    def run(self, theta, sigma) -> Pass:
+        """log L, and its gradient in units of length."""
+        seen = super().run(theta, sigma)
+        scale = np.exp((log_norm(theta) if self._relative else 0.0) - log_norm(seen.gradient))
+        return Pass(seen.value, scale * seen.gradient, seen.z, seen.slope, seen.h, scale * seen.delta)
+
+
 class KinkedBase(Base):
-    """The flow of log L through kinks; between the ends of a step the descent is interpolated in log(1 + s)."""
+    """The flow of log L under the masks of the last step; a length is that of the path without what holds it to kinks.
 
-    ends = None
+    Moments at both ends of a step belong to the masks of that step, so that the time in between is that of a smooth
+    flow.
+    """
 
-    def look(self, tau, state, log_elapsed=np.nan):
-        """Moment at a state; inside a step its descent is that of the step."""
-        moment = super().look(tau, state, log_elapsed)
-        if self.ends is None:
-            return moment
-        left, right = self.ends
-        x0, x, x1 = (np.log1p(max(m.s, 0.0)) for m in (left, moment, right))
-        share = float(np.clip((x - x0) / (x1 - x0), 0.0, 1.0)) if x1 > x0 else 1.0
-        descent = (1.0 - share) * left.log_descent + share * right.log_descent
-        return replace(moment, log_descent=descent, slopes=list(right.slopes))
+    def __init__(self, problem, dynamics, log_start, counts):
+        super().__init__(problem, dynamics)
+        self.plain = False
+        self.log_start, self.counts = log_start, counts
+        self._network = LogMaskedNetwork(problem)
+        self._pattern: tuple = (None, None)
 
-    def between(self, left, right) -> None:
-        """Take the ends of a step; the slope of the descent is that of the chord."""
-        chord = -(right.log_descent - left.log_descent) / (right.s - left.s) if right.s > left.s else 0.0
-        left.slopes[:], right.slopes[:] = [chord], [chord]
-        self.ends = (left, right)
+    def look(self, tau, state, log_elapsed=np.nan) -> Moment:
+        """Moment at a state of the last step; costs one gradient."""
+        sigma, surface = self._pattern
+        self.counts["gradients"] += 1
+        seen = self._network.run(np.ascontiguousarray(state), sigma)
+        here = point(self._network, state, sigma, surface, seen)
+        moment = self.known(tau, state, here.value, here.velocity, log_elapsed)
+        return replace(moment, log_speed=log_norm(seen.gradient))
+
+    def ends(self, clock, left, stepper) -> tuple[Moment, Moment]:
+        """Moments at both ends of a step, under its masks."""
+        if stepper.pattern_before[0] is not self._pattern[0]:
+            self._pattern = stepper.pattern_before
+            left = moved(self.look(left.tau, left.state), left)
+        whole = isinstance(clock, Normalised) and stepper.pattern[0] is self._pattern[0]
+        return left, self.ended(clock, stepper) if whole else self.look(stepper.t, stepper.state)
 
 
-def log_kinked(problem, t, theta, *, rtol, atol, at_branch, pair) -> Kinked:
-    """Stepper of the inclusion dtheta/dT in -d log L(theta)."""
-    network = LogMaskedNetwork(problem)
-    return Kinked(problem, t, theta, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair, network=network)
+def kinked_stepper(problem, clock, t, theta, *, implicit: bool, **options) -> Kinked:
+    """Stepper of the inclusion dtheta in -d log L(theta), in the variable of a loss clock or in one of length."""
+    if isinstance(clock, Normalised):
+        kind = KinkedStiff if implicit else Kinked
+        return kind(problem, t, theta, network=LogMaskedNetwork(problem), **options)
+    network = LengthMaskedNetwork(problem, clock.name == "relative")
+    return Kinked(problem, t, theta, network=network, **options)

@@ -12,7 +12,7 @@ from gradflow.clocks.elapsed import Interval
 from gradflow.clocks.kept import Kept
 from gradflow.clocks.kinds import Normalised, log_difference
 from gradflow.clocks.locate import View, first_event, point_of
-from gradflow.clocks.moment import Base, Moment, PolarBase, polar_serves, polar_state
+from gradflow.clocks.moment import Base, Moment, PolarBase, moved, polar_serves, polar_state
 from gradflow.clocks.solver import make_stepper, stepping_clock
 from gradflow.clocks.stall import FAST, VANISHES, Watch, swiftness
 from gradflow.clocks.targets import LN10
@@ -144,30 +144,26 @@ class March:
         moment = replace(moment, tau=clock.reading(moment))
         phase = Phase(clock, base, moment, moment.log_elapsed, moment.log_size)
         phase.stepper = make_stepper(phase, plan.solver, plan.rtol, self._atol(phase), None, self.deep, plan.at_branch)
-        return self._through_kinks(phase) if kinked and isinstance(clock, Normalised) else phase
+        if kinked and not clock.exact_time and base.log and base.symmetric:
+            from gradflow.clocks.kinked import KinkedBase
 
-    def _through_kinks(self, phase) -> Phase:
-        """A phase whose stepper follows kinks, with the moment as the stepper has it."""
-        from gradflow.clocks.kinked import KinkedBase
-
-        old, stepper = phase.base, phase.stepper
-        phase.base = KinkedBase(self.plan.problem, self.plan.dynamics)
-        phase.base.log_start, phase.base.counts = old.log_start, old.counts
-        seen = phase.base.unscaled(phase.clock, stepper.t, stepper.state, stepper.value, stepper.velocity)
-        phase.moment = moved(seen, phase.moment)
+            phase.base = KinkedBase(plan.problem, plan.dynamics, base.log_start, base.counts)
+        elif kinked and not clock.exact_time:
+            self.notes.append(f"kinks are run over in the clock {clock}: this flow follows them in 'time' and 'log_time'")
         return phase
 
     def _coordinates(self, base, moment, clock):
         """The base and the moment in the coordinates that a clock takes."""
         plan = self.plan
-        if clock.name == "relative" and not isinstance(base, PolarBase) and polar_serves(plan.problem, plan.dynamics):
+        polar = polar_serves(plan.problem, plan.dynamics) and plan.at_branch is None
+        if clock.name == "relative" and not isinstance(base, PolarBase) and polar:
             polar = PolarBase(plan.problem, plan.dynamics, base.log_start)
             state = polar_state(moment.state, 0.0)
             if not self.steps:
                 state = polar_state(plan.theta0, clock.log10_scale * LN10)
             polar.counts = base.counts
             return polar, moved(polar.look(0.0, state), moment)
-        if clock.name != "relative" and isinstance(base, PolarBase):
+        if type(base) is not Base and (clock.name != "relative" or not isinstance(base, PolarBase)):
             plain = Base(plan.problem, plan.dynamics)
             plain.log_start, plain.counts = base.log_start, base.counts
             state = plan.dynamics.pack(plan.problem, base.theta(moment.state))
@@ -180,7 +176,7 @@ class March:
         self._count(phase)
         phase.log_size = phase.moment.log_size
         phase.stepper = make_stepper(
-            phase, self.plan.solver, self.plan.rtol, self._atol(phase), first or None, self.deep
+            phase, self.plan.solver, self.plan.rtol, self._atol(phase), first or None, self.deep, self.plan.at_branch
         )
 
     def _atol(self, phase):
@@ -221,7 +217,8 @@ class March:
         """Add what a stepper has spent."""
         for name in COUNTS:
             self.counts[name] += phase.stepper.counts.get(name, 0)
-        self.notes += [note for note in getattr(phase.stepper, "notes", []) if note not in self.notes]
+        said = [*getattr(phase.stepper, "notes", []), getattr(phase.stepper, "message", "")]
+        self.notes += [note for note in said if note and note not in self.notes]
         for name, count in phase.base.counts.items():
             self.counts[name] += count
             phase.base.counts[name] = 0
@@ -252,10 +249,8 @@ class March:
         status = stepper.advance(self._tau_end(phase), max_steps=1, max_gradients=budget)
         if stepper.counts["accepted"] == accepted:
             return self._no_step(phase, status)
-        right = phase.base.ended(phase.clock, stepper)
-        if hasattr(phase.base, "between"):
-            phase.base.between(phase.moment, right)
-        interval = Interval(phase.clock, phase.base, phase.moment, right, stepper.dense, phase.begin, 0.1 * plan.rtol)
+        left, right = phase.base.ends(phase.clock, phase.moment, stepper)
+        interval = Interval(phase.clock, phase.base, left, right, stepper.dense, phase.begin, 0.1 * plan.rtol)
         right = interval.right = interval.timed(right)
         self.interval = interval
         end = self._within(phase, View(phase.base, interval, stepper.dense))
@@ -347,8 +342,3 @@ def at_rest(moment: Moment, log_elapsed: float) -> Moment:
     """A moment at which nothing moves, at a later time."""
     since = np.logaddexp(moment.log_since, log_difference(log_elapsed, moment.log_elapsed))
     return replace(moment, log_elapsed=log_elapsed, log_since=float(since))
-
-
-def moved(moment: Moment, before: Moment) -> Moment:
-    """A moment in other coordinates, with the times and the counts of the same moment in the old ones."""
-    return replace(moment, log_elapsed=before.log_elapsed, log_since=before.log_since, s_counted=before.s_counted)

@@ -117,6 +117,10 @@ class Base:
         moment.slopes.append(-2.0 * float(unit @ acceleration) * float(np.exp(-3.0 * moment.log_speed)))
         return moment
 
+    def ends(self, clock, left, stepper) -> tuple[Moment, Moment]:
+        """Moments at both ends of the last step; the left one is known."""
+        return left, self.ended(clock, stepper)
+
     def unscaled(self, clock, tau, state, value, velocity) -> Moment:
         """Moment from what a stepper knows in the variable of a clock; a gradient only where the clock hides it."""
         if clock.name == "time":
@@ -194,6 +198,11 @@ class PolarBase(Base):
         """Parameters at a state; 0 where they underflow."""
         state = np.asarray(state)
         return np.exp(state[..., :1]) * state[..., 1:] / np.linalg.norm(state[..., 1:], axis=-1, keepdims=True)
+
+
+def moved(moment: Moment, before: Moment) -> Moment:
+    """A moment in other coordinates, with the times and the counts of the same moment in the old ones."""
+    return replace(moment, log_elapsed=before.log_elapsed, log_since=before.log_since, s_counted=before.s_counted)
 
 
 def polar_state(theta, log_scale: float) -> np.ndarray:

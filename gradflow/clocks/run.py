@@ -19,7 +19,6 @@ MOST_LOG_LOSS = 1e4
 LEAST_LOSS = 1e-300
 LONGEST_PLATEAU = 10.0
 LONGEST_TIME = 1e15
-MOST_GRADIENTS_AT_KINKS = 200_000
 
 
 def goes_beyond_time(problem, theta0, clock, t_end, save_at, events) -> bool:
@@ -41,15 +40,11 @@ def clocked(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
     from gradflow.running import call_as_config
 
     arguments = arguments | {"theta0": np.array(theta0)}
-    if problem.network.kinked:
-        arguments["max_gradients"] = min(arguments["max_gradients"], MOST_GRADIENTS_AT_KINKS)
     status, way = march(problem, theta0, dynamics, arguments, interrupt)
     record, states = way.kept.record(way.switches, arguments["t_start"]), np.stack([row.state for row in way.kept.rows])
     notes, records, t = way.notes, {}, record.t
-    if problem.network.kinked:
-        notes.append(
-            "kinks are followed in physical time, by the plain flow in the loss clocks too; others run over them"
-        )
+    if arguments["kink_note"]:
+        notes.append(arguments["kink_note"])
     theta = dynamics.unpack(problem, states)
     for name, (function, _) in arguments["record"].items():
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradflow.clocks.kinds import Normalised
+from gradflow.clocks.kinds import Normalised, Time
 from gradflow.steppers.choose import EXPLICIT, FixedStep
 
 DENSE_LIMIT = 500
@@ -19,8 +19,10 @@ def stepping_clock(base, moment, clock, solver, log_loss_end, kinked):
     implicit = solver.name == "stiff" or (
         solver.name == "auto" and clock.by_descent and not explicit_pays(base, moment, log_loss_end)
     )
+    if kinked and clock.name == "log_time":
+        return Time(clock)
     implicit = implicit or kinked
-    return Normalised(clock) if implicit and clock.by_descent and base.plain and base.tailed else clock
+    return Normalised(clock) if implicit and clock.by_descent and base.plain and (base.tailed or kinked) else clock
 
 
 def make_stepper(phase, solver, rtol, atol, first_step, deep, at_branch=None):
@@ -37,11 +39,11 @@ def make_stepper(phase, solver, rtol, atol, first_step, deep, at_branch=None):
 
         pair, network = "dop853" if name == "dop853" else "rk45", masked_network(base.problem, base.dynamics)
         return Kinked(base.problem, tau, state, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair, network=network)
-    if at_branch is not None and isinstance(clock, Normalised):
-        from gradflow.clocks.kinked import log_kinked
+    if at_branch is not None and base.log and base.symmetric:
+        from gradflow.clocks.kinked import kinked_stepper
 
-        pair = "dop853" if name == "dop853" else "rk45"
-        return log_kinked(base.problem, tau, state, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair)
+        options = {"pair": "dop853" if name == "dop853" else "rk45", "at_branch": at_branch, "implicit": name == "auto"}
+        return kinked_stepper(base.problem, clock, tau, state, rtol=rtol, atol=atol, **options)
     symmetric = base.symmetric and (clock.exact_time or isinstance(clock, Normalised))
     if name == "auto" and clock.by_descent:
         name = "stiff" if isinstance(clock, Normalised) else "dop853" if base.plain or not base.tailed else "LSODA"

@@ -162,10 +162,14 @@ class Kinked:
             while True:
                 self._save(save_at, saved)
                 status = self._reason(t_end, max_gradients, last, loss_below)
-                status = attempt(run, t_end) if status is None else status
+                status = self._attempt(t_end) if status is None else status
                 if status is not None:
                     self._save(save_at, saved)
                     return status
+
+    def _attempt(self, t_end) -> Status | None:
+        """Try one step; end it at the first event inside. Returns a reason to stop, or None."""
+        return attempt(self._run, t_end)
 
     def _reason(self, t_end, max_gradients, last, loss_below) -> Status | None:
         """Reason to stop before the next step, if any."""
@@ -312,6 +316,18 @@ class Kinked:
         masks = place.sigma.copy()
         self.network.set_masks(masks, place.sliding, masks_of(place))
         return masks
+
+    @property
+    def pattern(self) -> tuple[np.ndarray, Any]:
+        """Masks, and surface of the sliding kinks, with which the next step begins."""
+        return self._run.place.sigma, self._run.place.surface
+
+    @property
+    def pattern_before(self) -> tuple[np.ndarray, Any]:
+        """Masks, and surface of the sliding kinks, under which the last accepted step was taken."""
+        run = self._run
+        place = run.place if run.place_before is None else run.place_before
+        return place.sigma, place.surface
 
     @property
     def sliding(self) -> np.ndarray:

@@ -27,7 +27,7 @@ def attempt(run, t_end) -> Status | None:
     scales = network.scales(place.theta, place.here.z)
     signs = run.lookout.signs(place)
     if run.lookout.violations(place.here.z, scales, signs).size:
-        return _finish(run, 0.0, None, arrive(network, place, place.theta, place.here.z), t_end)
+        return finish(run, 0.0, None, arrive(network, place, place.theta, place.here.z), t_end)
     cut = run.t + run.h > t_end
     if cut and run.cut_at != t_end:
         run.uncut, run.cut_at = pack(run), t_end
@@ -42,21 +42,21 @@ def attempt(run, t_end) -> Status | None:
     run.shortened = 0
     departure = None
     if place.sliding.size:
-        on_path = functools.partial(_on_path, run, trial.step)
-        departure = first_departure(place, trial.hints, trial.end, on_path, min(x, 1.0))
+        path = functools.partial(on_path, run, trial.step)
+        departure = first_departure(place, trial.hints, trial.end, path, min(x, 1.0))
     if departure is not None:
-        return _depart(run, departure, trial.step, t_end)
+        return depart(run, departure, trial.step, t_end)
     if x <= 1.0:
         outcome = arrive(network, place, trial.step.at(x), place.here.z, culprits)
-        return _finish(run, x, trial.step, outcome, t_end)
+        return finish(run, x, trial.step, outcome, t_end)
     if not cut:
         _propose(run, trial)
     new = replace(place, theta=trial.theta, here=trial.end, fresh=Fresh())
-    _move(run, trial.step, new, t_end if cut else run.t + trial.step.length)
+    move(run, trial.step, new, t_end if cut else run.t + trial.step.length)
     return None
 
 
-def _on_path(run, step, x):
+def on_path(run, step, x):
     """Sliding velocity at the fraction x of a step."""
     return run.evaluate(step.at(x))
 
@@ -88,7 +88,7 @@ def _propose(run, trial):
     run.error_before = max(error, 1e-4)
 
 
-def _depart(run, departure, step, t_end):
+def depart(run, departure, step, t_end):
     """End a piece at a mask that leaves [0, 1], or at a branch point."""
     theta, time = step.at(departure.x), run.t + departure.x * step.length
     kinks, sides = departure.kinks, departure.sides
@@ -100,26 +100,26 @@ def _depart(run, departure, step, t_end):
         if run.at_branch in ("stay", "stop"):
             return _stay(run, time, step, kinks, theta)
         sides = chosen_sides(run.at_branch, sigma)
-    return _finish(run, departure.x, step, leave(run.network, run.place, theta, kinks, sides), t_end)
+    return finish(run, departure.x, step, leave(run.network, run.place, theta, kinks, sides), t_end)
 
 
 def _stay(run, time, step, kinks, theta):
     """Go on along the ridge, or wait there for a choice."""
     place = run.place
     turned = place.held ^ np.isin(place.sliding, kinks)
-    _move(run, step, replace(place, theta=theta, held=turned, here=run.evaluate(theta), fresh=Fresh()), time)
+    move(run, step, replace(place, theta=theta, held=turned, here=run.evaluate(theta), fresh=Fresh()), time)
     if run.at_branch == "stop":
         run.waiting = run.branch_points[-1]
     return None
 
 
-def _finish(run, x, step, outcome, t_end):
+def finish(run, x, step, outcome, t_end):
     """Take the outcome of an event at the fraction x of a step."""
     time = run.t if step is None else run.t + x * step.length
     if outcome.place is not None:
         _note_origins(run, outcome.place, time)
     if outcome.place is not None and step is not None and x > 0.0:
-        _move(run, step, outcome.place, time)
+        move(run, step, outcome.place, time)
     adopt(run, outcome)
     if run.dispute:
         return stuck(run, t_end)
@@ -167,8 +167,8 @@ def _note_origins(run, place, time):
             run.origins.append((time, neuron))
 
 
-def _move(run, step, place, t):
+def move(run, step, place, t):
     """Go to the end of a step, or of a piece of one."""
-    run.theta_before, run.t_before = run.place.theta, run.t
+    run.place_before, run.theta_before, run.t_before = run.place, run.place.theta, run.t
     run.place, run.t, run.step = place, t, step
     run.counts["accepted"] += 1

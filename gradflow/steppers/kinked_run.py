@@ -20,7 +20,8 @@ def _no_counts() -> dict[str, int]:
 
 @dataclass
 class Run:
-    """State of one run of :class:`gradflow.steppers.kinked.Kinked`; `step` is the dense output that led to `place`.
+    """State of one run of :class:`gradflow.steppers.kinked.Kinked`; `step` is the dense output that led to `place`
+    from `place_before`.
 
     `uncut` is the snapshot before a step was cut at the time `cut_at`, `waiting` the branch point at which the run
     waits for a choice, `origins` the times and neurons at which weights that were all 0 moved on, `dispute` says which
@@ -44,6 +45,7 @@ class Run:
     shortened: int = 0
     unshortened: float = 0.0
     step: Step | None = None
+    place_before: Place | None = None
     uncut: dict | None = None
     cut_at: float | None = None
     waiting: Branch | None = None

@@ -364,6 +364,12 @@ class Stiff:
         return float(now["guess"]), velocity, (2.0 * method.gamma[j - 1] / j) @ differences / h / h
 
     @property
+    def differences(self) -> tuple[float, np.ndarray]:
+        """Length of the last accepted step, and the backward differences (order + 2, S) of its polynomial."""
+        now = self._now
+        return float(now["h"]), self._memory.history[now["buffer"], : now["order"] + 2].copy()
+
+    @property
     def counts(self) -> dict[str, int]:
         """Gradients (difference quotients included), Hessian products, accepted and rejected steps so far."""
         return {name: int(self._now[name]) for name in _COUNTS}
