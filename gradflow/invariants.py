@@ -222,8 +222,8 @@ def _balances(problem, theta, layer=None) -> dict[str, np.ndarray]:
         known = [number for each in every for number in each.layers]
         raise ValueError(
             f"{problem.network} has no balance{where}: it needs a hidden layer with a homogeneous activation (linear,"
-            " relu, leaky_relu, abs, quadratic, relu_squared) that no identity skip ties to the input or output; layers:"
-            f" {known}"
+            " relu, leaky_relu, abs, quadratic, relu_squared) that no identity skip ties to the input or output;"
+            f" layers: {known}"
         )
     layers, lead = problem.layers(theta), theta.shape[:-1]
     return {each.name: each.value(layers, lead, {}) for each in found}

@@ -134,12 +134,14 @@ def test_events_are_located_in_a_clock():
     assert_allclose(run.events[0].t, np.exp(gf.exact.two_layer_exponential_log_time(100.0, 0.04)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("solver", ["auto", "LSODA"])
-def test_data_that_are_not_separable_end_with_a_truthful_status(solver):
+@pytest.mark.parametrize("solver", ["auto", "LSODA", "dop853"])
+@pytest.mark.parametrize("clock", ["auto", "time", "log_time", "log_loss", "loss", "arc", "relative"])
+def test_data_that_are_not_separable_end_with_a_truthful_status(clock, solver):
+    """The infimum is 10^-0.450446, and the run ends where Newton's estimate sees it less than 1 % below."""
     problem, theta0 = three_classes("linear", spread=0.7, apart=1.5)
-    run = gf.simulate(problem, theta0, FLOW, stop=DEEP, clock="log_loss", solver=solver, max_gradients=20_000)
+    run = gf.simulate(problem, theta0, FLOW, stop=DEEP, clock=clock, solver=solver, save_at=2, max_gradients=20_000)
     assert run.status == gf.Status.STATIONARY
-    assert run.log10_loss[-1] == pytest.approx(-0.4504, abs=1e-4)
+    assert -0.450446 < run.log10_loss[-1] < -0.44
     assert any("infimum" in note for note in run.notes)
 
 

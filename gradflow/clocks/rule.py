@@ -6,7 +6,8 @@ import numpy as np
 
 from gradflow.clocks.kinds import LogLoss, LogTime, Relative, Time
 from gradflow.clocks.moment import has_tail
-from gradflow.losses import Exponential, Square
+from gradflow.clocks.stall import log_fitted
+from gradflow.losses import Square
 
 TINY = 1e-6
 SMALL = 1e-3
@@ -38,7 +39,7 @@ class Automatic:
         self._tail = has_tail(problem, dynamics)
         self._horizon = log10_horizon
         self._square = isinstance(problem.loss, Square)
-        self._fitted = self._log_fitted(problem) if self._tail else -np.inf
+        self._fitted = log_fitted(problem) if self._tail else -np.inf
         self._why: str | None = None
         self.first = self._start(problem, theta0)
 
@@ -52,12 +53,6 @@ class Automatic:
     def _ordinary(self):
         """The clock of an ordinary start."""
         return LogTime() if not self._tail and self._horizon > np.log10(LONG) else Time()
-
-    @staticmethod
-    def _log_fitted(problem) -> float:
-        """Log of the loss at which the sum over samples equals that of one sample of zero margin."""
-        zero_margin = 0.0 if isinstance(problem.loss, Exponential) else float(np.log(np.log(2.0)))
-        return zero_margin + float(np.log(problem.loss.factor(problem.n)))
 
     def change(self, march, phase):
         """(clock, why) if another clock is due."""

@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from gradflow.clocks.moment import PolarBase
+from gradflow.clocks.targets import LN10
+from gradflow.losses import Exponential
 
 WINDOW, SHORT_WINDOW = 50, 10
 RISES = 3
 FAST = 1e3
 STILL = 1e-12
 DENSE_LIMIT = 500
+FIRST_LOOK, LATER_LOOKS = 300, 1.5
+"""Gradients until the Hessian is looked at for the first time, and the factor to the next times."""
+
+LITTLE = 1e-2
+"""Fall of log L that Newton's estimate must leave below for a minimum to be near."""
 VANISHES = "the gradient vanishes: the infimum of the loss is positive (data that are not separable), or a saddle"
 
 
@@ -19,11 +26,17 @@ class Watch:
 
     def __init__(self):
         self._steps = self._rises = 0
-        self._before = None
+        self._before, self._next_look = None, FIRST_LOOK
 
     def verdict(self, phase, wants_loss: bool) -> str | None:
         """The reason to leave this phase; `wants_loss`: the run ends at a loss, not at a time."""
         self._steps += 1
+        spent = phase.stepper.counts["gradients"] + phase.base.counts["gradients"]
+        if wants_loss and spent >= self._next_look:
+            self._next_look = LATER_LOOKS * spent
+            floor = floor_of_loss(phase)
+            if floor is not None:
+                return f"a minimum is near, at log10 loss = {floor / LN10:.6g}: its infimum is above what was asked for"
         if self._steps % (SHORT_WINDOW if phase.clock.by_descent else WINDOW):
             return None
         moment, before = phase.moment, self._before
@@ -52,6 +65,42 @@ class Watch:
         if curvatures[0] < -1e-9 * max(curvatures[-1], 0.0):
             return None
         return "the loss no longer moves, and no direction leads down: its infimum is above what was asked for"
+
+
+def floor_of_loss(phase) -> float | None:
+    r"""log L at a minimum nearby, by Newton's estimate :math:`g^T H^{-1} g/2`, or None.
+
+    With g = grad log L and H = (Hess L)/L. On an exponential tail the estimate is 1/2 and never small. At a saddle some
+    curvature is negative however small g is; on the first plateau g itself lies in such directions. Not asked once
+    every sample is fitted: then the loss can fall to 0.
+    """
+    base, moment = phase.base, phase.moment
+    plain = base.log and (base.symmetric or isinstance(base, PolarBase))
+    known = plain and base.kernel.product is not None and moment.state.size <= DENSE_LIMIT
+    if not known or (base.tailed and moment.log_loss < log_fitted(base.problem)):
+        return None
+    theta = np.ascontiguousarray(base.theta(moment.state))
+    _, g = base.problem.log_value_and_gradient(theta)
+    along = float(g @ base.problem.log_hvp(theta, g)) + float(g @ g) ** 2
+    base.counts["hessian_products"] += 1
+    if float(g @ g) ** 2 > 2.0 * LITTLE * along:
+        return None
+    base.counts["hessian_products"] += g.size
+    curvatures, directions = np.linalg.eigh(base.hessian(theta) + np.outer(g, g))
+    parts, top = (directions.T @ g) ** 2, curvatures[-1]
+    curved = curvatures > 1e-12 * top
+    if not top > 0.0 or parts[~curved].sum() > 1e-2 * parts.sum():
+        return None
+    if curvatures[0] < -10.0 * np.sqrt(parts.sum()) / np.exp(moment.log_size) - 1e-9 * top:
+        return None
+    fall = 0.5 * float(np.sum(parts[curved] / curvatures[curved]))
+    return moment.log_loss - fall if fall < LITTLE else None
+
+
+def log_fitted(problem) -> float:
+    """Log of the loss at which the sum over samples equals that of one sample of zero margin."""
+    zero_margin = 0.0 if isinstance(problem.loss, Exponential) else float(np.log(np.log(2.0)))
+    return zero_margin + float(np.log(problem.loss.factor(problem.n)))
 
 
 def swiftness(moment) -> float:
