@@ -62,7 +62,33 @@ def digits_kinks():
     return gf.plots.kinks(run)[0]
 
 
+def four_clocks():
+    """One run of a deep linear net on separable data against t, log t, s and log(1 + s)."""
+    x, y = gf.data.separable(n=20, d=4, margin=0.3, seed=0)
+    problem = gf.Problem(gf.DeepLinear([4, 6, 1]), gf.losses.Exponential(), x, y)
+    stop, places = gf.LossBelow(log10=-1000), gf.at(s=np.expm1(np.linspace(0.0, np.log(2300.0), 300))[1:])
+    run = gf.simulate(problem, problem.init(0.5, seed=0), gf.GradientFlow(), stop=stop, save_at=places)
+    margin = run.measure(lambda problem, theta: gf.measure.normalised_margin(problem, theta, by="theta"))
+    limit = margin[-1]
+    figure, axes = gf.plots.subplots(2, 4, figsize=(11.0, 4.6), sharex="col", sharey="row")
+    variables = (
+        (run.t, "time $t$", (0.0, 60.0)),
+        (run.log10_t, r"$\log_{10} t$", (-1.0, 1000.0)),
+        (run.s, r"$s = \log(L_0/L)$", None),
+        (np.log1p(run.s), r"$\log(1 + s)$", None),
+    )
+    colour = gf.plots.colours(gf.GradientFlow())
+    for (top, bottom), (values, label, limits) in zip(axes.T, variables, strict=True):
+        shown = np.isfinite(values)
+        top.plot(values[shown], run.log10_loss[shown], color=colour)
+        bottom.plot(values[shown], margin[shown] / limit, color=colour)
+        bottom.set(xlabel=label, xlim=limits)
+    axes[0, 0].set_ylabel(r"$\log_{10} L$")
+    axes[1, 0].set(ylabel="margin / its end", ylim=(-0.1, 1.1))
+    return figure
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for draw in (sliding_neuron, branch_fan, digits_kinks):
+    for draw in (sliding_neuron, branch_fan, digits_kinks, four_clocks):
         draw().savefig(FOLDER / f"{draw.__name__}.png", dpi=110)

@@ -215,11 +215,17 @@ class Stationary:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A located event: its name, the time, and theta there."""
+    """A located event: its name, the time (infinite where it overflows) with its decimal logarithm, and theta there."""
 
     name: str
     t: float
     theta: np.ndarray
+    log10_t: float = np.nan
+
+    def __post_init__(self):
+        if np.isnan(self.log10_t):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                object.__setattr__(self, "log10_t", float(np.log10(self.t)))
 
 
 def crosses(event, before: float, after: float) -> bool:

@@ -55,9 +55,10 @@ def load(path, problem=None, dynamics=None) -> Trajectory:
     records = {
         name: Record(data[f"record_t_{i}"].values, data[f"record_{i}"].values) for i, name in enumerate(said["records"])
     }
+    columns = (data[f"event_{name}"].values for name in ("t", "theta", "log10_t"))
     events = [
-        Crossing(name, float(t), theta)
-        for name, t, theta in zip(said["events"], data["event_t"].values, data["event_theta"].values, strict=True)
+        Crossing(name, float(t), theta, float(log10_t))
+        for name, t, theta, log10_t in zip(said["events"], *columns, strict=True)
     ]
     return Trajectory(
         problem,
@@ -109,6 +110,7 @@ def _file_dataset(trajectory: Trajectory):
     data["loss"] = ("t", trajectory.loss)
     data["x"], data["y"] = (("n", "d"), trajectory.problem.x), (("n", "k"), trajectory.problem.y)
     data["event_t"] = ("event", np.array([event.t for event in trajectory.events], dtype=float))
+    data["event_log10_t"] = ("event", np.array([event.log10_t for event in trajectory.events], dtype=float))
     thetas = [event.theta for event in trajectory.events]
     data["event_theta"] = (("event", "p"), np.array(thetas, dtype=float).reshape(len(thetas), trajectory.problem.size))
     own = set(trajectory.dynamics.records(trajectory.problem, trajectory.states[:1]))

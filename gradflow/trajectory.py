@@ -300,7 +300,9 @@ class Trajectory:
         if self.switches:
             rows["clock"] = "; ".join(self.switches)
         if self.events:
-            rows["events"] = ", ".join(f"{event.name} at t = {event.t:.6g}" for event in self.events[:6])
+            rows["events"] = ", ".join(
+                f"{event.name} at t = {_number(event.t, event.log10_t)}" for event in self.events[:6]
+            )
         if self.notes:
             rows["notes"] = "; ".join(self.notes)
         return rows

@@ -134,6 +134,18 @@ def test_events_are_located_in_a_clock():
     assert_allclose(run.events[0].t, np.exp(gf.exact.two_layer_exponential_log_time(100.0, 0.04)), rtol=1e-6)
 
 
+def test_an_event_beyond_floats_keeps_the_logarithm_of_its_time(tmp_path):
+    problem = one_weight_per_layer(2, gf.losses.Exponential(), 1)
+    event = gf.Event("product 1000", lambda problem, t, theta: theta.prod() - 1000.0)
+    run = gf.simulate(problem, [0.2, 0.2], FLOW, stop=gf.LossBelow(log10=-500), events=event)
+    log10_t = gf.exact.two_layer_exponential_log_time(1000.0, 0.04) / np.log(10.0)
+    assert run.events[0].t == np.inf
+    assert_allclose(run.events[0].log10_t, log10_t, rtol=1e-9)
+    assert "10^430" in repr(run)
+    run.save(tmp_path / "run.nc")
+    assert gf.Trajectory.load(tmp_path / "run.nc").events[0].log10_t == run.events[0].log10_t
+
+
 @pytest.mark.parametrize("solver", ["auto", "LSODA", "dop853"])
 @pytest.mark.parametrize("clock", ["auto", "time", "log_time", "log_loss", "loss", "arc", "relative"])
 def test_data_that_are_not_separable_end_with_a_truthful_status(clock, solver):

@@ -97,5 +97,9 @@ def test_where_physical_time_fails_the_plateau_is_as_long_as_its_scaling_says():
 
 def test_flows_whose_kinks_are_not_followed_say_so():
     problem, theta0 = relu_net()
-    run = gf.simulate(problem, theta0, gf.GradientFlow({"W1": 0.5}), stop=gf.LossBelow(0.1), clock="loss")
-    assert any("kinks are not followed" in note for note in run.notes)
+    flow, stop = gf.GradientFlow({"W1": 0.5}), gf.LossBelow(0.3)
+    run = gf.simulate(problem, theta0, flow, stop=stop, clock="arc", max_gradients=2_000)
+    assert any("kinks are run over in arc" in note for note in run.notes)
+    followed = gf.simulate(problem, theta0, flow, stop=stop, clock="log_time")
+    assert followed.status == gf.Status.LOSS_BELOW
+    assert not followed.notes

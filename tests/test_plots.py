@@ -303,3 +303,19 @@ def test_drift_needs_invariants():
     run = gf.simulate(problem, problem.init(), gf.GradientFlow(), 1.0)
     with pytest.raises(ValueError, match="no invariant is known for gradient flow"):
         plots.drift(run)
+
+
+def test_runs_beyond_floats_are_drawn_by_their_logarithms():
+    x, y = gf.data.separable(n=10, d=3, margin=0.3, seed=0)
+    problem = gf.Problem(gf.DeepLinear([3, 4, 1]), gf.losses.Exponential(), x, y)
+    run = gf.simulate(problem, problem.init(0.5), gf.GradientFlow(), stop=gf.LossBelow(log10=-400))
+    ax = plots.loss(run)
+    (line,) = drawn(ax)
+    assert ax.get_yscale() == ax.get_xscale() == "linear"
+    assert np.nanmin(line.get_ydata()) == pytest.approx(-400.0)
+    assert np.nanmax(line.get_xdata()) == pytest.approx(run.log10_t[-1])
+    assert "log" in ax.get_xlabel()
+    assert "log" in ax.get_ylabel()
+    figure, axes = plots.overview(run)
+    assert all("log" in ax.get_xlabel() for ax in axes.flat if ax.get_xlabel())
+    np.testing.assert_array_equal(drawn(plots.weights(run))[0].get_xdata()[1:], run.log10_t[1:])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.clocks.targets import LN10
 from gradflow.events import Crossing, Point, crosses
 
 
@@ -88,7 +89,9 @@ def first_event(march, phase, view) -> Any:
     crossings = []
     for moment, event in found:
         point = point_of(march, phase, moment)
-        crossings.append((moment.tau, Crossing(event.name, point.t, np.array(point.theta))))
+        far = march.plan.t_start == 0.0 or not np.isfinite(point.t)
+        log10_t = moment.log_elapsed / LN10 if far else np.nan
+        crossings.append((moment.tau, Crossing(event.name, point.t, np.array(point.theta), log10_t)))
         if event.terminal:
             return (moment, event.status), crossings
     return None, crossings

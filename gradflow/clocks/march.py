@@ -149,7 +149,7 @@ class March:
 
             phase.base = KinkedBase(plan.problem, plan.dynamics, base.log_start, base.counts)
         elif kinked and not clock.exact_time:
-            self.notes.append(f"kinks are run over in the clock {clock}: this flow follows them in 'time' and 'log_time'")
+            self.notes.append(f"kinks are run over in {clock}: this flow follows them in 'time' and 'log_time' only")
         return phase
 
     def _coordinates(self, base, moment, clock):

@@ -49,7 +49,7 @@ class Base:
         self.kernel = problem.log_kernel if self.log else problem.kernel
         self.field = make_field(problem, dynamics, self.kernel)
         self.descent = descent_of(dynamics) if self.log else None
-        self.symmetric = isinstance(dynamics, GradientFlow) and dynamics.rates is None
+        self.symmetric = plain(dynamics)
         self.plain = self.log and self.symmetric
         self.tailed = has_tail(problem, dynamics)
         self.log_start = np.nan
@@ -230,6 +230,11 @@ class _Clocked:
         return np.concatenate([self.clock.numbers(self.base.log), self.base.dynamics.coefficients(problem)])
 
 
+def plain(dynamics) -> bool:
+    """Whether a flow is the plain one."""
+    return isinstance(dynamics, GradientFlow) and dynamics.rates is None
+
+
 def has_logarithm(problem, dynamics) -> bool:
     """Whether the flow can run over the log of its objective: known loss, no decay, velocity linear in the gradient."""
     known = type(problem.loss) in (*TAILED, Square) and problem.decay == 0.0
@@ -243,9 +248,9 @@ def has_tail(problem, dynamics) -> bool:
 
 def polar_serves(problem, dynamics) -> bool:
     """Whether (log |theta|, direction) can carry the flow: plain, of a homogeneous network that 0 does not fit."""
-    plain = isinstance(dynamics, GradientFlow) and dynamics.rates is None and has_logarithm(problem, dynamics)
+    served = plain(dynamics) and has_logarithm(problem, dynamics)
     pulled = not isinstance(problem.loss, Square) or bool(np.any(problem.y))
-    return plain and pulled and getattr(problem.network, "degree", None) is not None
+    return served and pulled and getattr(problem.network, "degree", None) is not None
 
 
 def descent_of(dynamics):

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradflow.clocks.kinds import Relative
 from gradflow.clocks.march import March, Plan
-from gradflow.clocks.moment import Base, polar_serves
+from gradflow.clocks.moment import Base, has_logarithm, plain, polar_serves
 from gradflow.clocks.rule import Automatic, Fixed
 from gradflow.clocks.solver import checked_clocked_solver
 from gradflow.clocks.targets import LN10, At, Every, Target, series, target
@@ -17,6 +17,8 @@ from gradflow.trajectory import Run, Trajectory
 
 MOST_LOG_LOSS = 1e4
 LEAST_LOSS = 1e-300
+MOST_GRADIENTS_AT_KINKS = 200_000
+"""Cap for flows that run over kinks in some clocks, where they may chatter."""
 LONGEST_PLATEAU = 10.0
 LONGEST_TIME = 1e15
 
@@ -40,6 +42,8 @@ def clocked(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
     from gradflow.running import call_as_config
 
     arguments = arguments | {"theta0": np.array(theta0)}
+    if arguments["kinks"] == "follow" and not (has_logarithm(problem, dynamics) and plain(dynamics)):
+        arguments["max_gradients"] = min(arguments["max_gradients"], MOST_GRADIENTS_AT_KINKS)
     status, way = march(problem, theta0, dynamics, arguments, interrupt)
     record, states = way.kept.record(way.switches, arguments["t_start"]), np.stack([row.state for row in way.kept.rows])
     notes, records, t = way.notes, {}, record.t

@@ -59,6 +59,7 @@ RC: dict[Any, Any] = {
     "legend.labelspacing": 0.3,
 }
 LOG_ABOVE = 100.0
+FAR = 1e12
 LARGEST = 1e250
 """Above it a diverging run leaves the picture: an axis cannot hold its margins."""
 MOST_INSIDE = 8
@@ -152,8 +153,26 @@ def label_short_log_axis(axis) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
+def far(runs) -> bool:
+    """Whether some run goes so far that only the logarithm of its time can be shown."""
+    return any(run.clocked is not None and not run.t[-1] < FAR for run in runs)
+
+
+def shown_times(runs, times=None) -> list[np.ndarray]:
+    """Times of each run as the axis shows them: log10 t where a run goes far, without the start at 0."""
+    if not far(runs):
+        return [run.t for run in runs] if times is None else times
+    if times is not None:
+        with np.errstate(divide="ignore"):
+            return [np.where((t > 0.0) & np.isfinite(t), np.log10(t), np.nan) for t in times]
+    return [np.where(np.isfinite(run.log10_t), run.log10_t, np.nan) for run in runs]
+
+
 def time_axis(ax, runs) -> None:
     """Label of the time axis, which is logarithmic where the saved times crowd towards the start."""
+    if far(runs):
+        ax.set_xlabel(r"$\log_{10}$ of the time $t$")
+        return
     crowded = [np.median(run.t - run.t[0]) < 0.05 * (run.t[-1] - run.t[0]) for run in runs]
     if all(crowded):
         ax.set_xscale("log", nonpositive="mask")
@@ -240,13 +259,14 @@ def draw_items(ax, runs, values, names, labels) -> None:
     """Columns of values over time: told apart by colour in one run, by dashes where the colour tells the runs apart."""
     single = len(runs) == 1
     several = len(names) > 1
-    for run, label, look, columns in zip(runs, labels_of(runs, labels), looks_of(runs), values, strict=True):
+    shown = zip(shown_times(runs), labels_of(runs, labels), looks_of(runs), values, strict=True)
+    for times, label, look, columns in shown:
         for item in range(columns.shape[1]):
             if single and several:
-                ax.plot(run.t, columns[:, item], color=MODES[item % len(MODES)], label=names[item])
+                ax.plot(times, columns[:, item], color=MODES[item % len(MODES)], label=names[item])
             else:
-                shown = {"label": label if item == 0 else None, "linestyle": DASHES[item % len(DASHES)]}
-                ax.plot(run.t, columns[:, item], **look, **shown)
+                style_of = {"label": label if item == 0 else None, "linestyle": DASHES[item % len(DASHES)]}
+                ax.plot(times, columns[:, item], **look, **style_of)
     if several and not single:
         for item, name in enumerate(names[: len(DASHES)]):
             ax.plot([], [], color=GREY, linestyle=DASHES[item], label=name)

@@ -21,6 +21,7 @@ from gradflow.plots.look import (
     matrix_symbol,
     matrix_symbols,
     panel,
+    shown_times,
     time_axis,
     wide,
 )
@@ -31,7 +32,9 @@ MOST_HESSIANS = 100
 
 
 def loss(trajectories, ax=None, *, labels: Sequence[str] | None = None):
-    r"""Objective :math:`F(\theta(t))` over time, on a log axis where it spans more than two decades.
+    r"""Objective :math:`F(\\theta(t))` over time, on a log axis where it spans more than two decades.
+
+    Where floats cannot hold it, :math:`\\log_{10} F` over :math:`\\log_{10} t`.
 
     Parameters
     ----------
@@ -61,8 +64,9 @@ def loss(trajectories, ax=None, *, labels: Sequence[str] | None = None):
     """
     runs = listed(trajectories, labels)
     with panel(ax) as ax:
-        draw_items(ax, runs, [run.loss[:, None] for run in runs], [""], labels)
-        ax.set_ylabel(r"loss $F(\theta)$")
+        below = any(run.clocked is not None and run.loss.min() == 0.0 for run in runs)
+        draw_items(ax, runs, [(run.log10_loss if below else run.loss)[:, None] for run in runs], [""], labels)
+        ax.set_ylabel(r"$\log_{10}$ of the loss $F(\theta)$" if below else r"loss $F(\theta)$")
     return ax
 
 
@@ -270,8 +274,10 @@ def sharpness(trajectories, ax=None, *, labels=None):
     curves, limits = [_sharpness(run) for run in runs], [stability_limit(run.dynamics) for run in runs]
     heights = np.concatenate([*(values for _, values in curves), limits])
     with panel(ax, log=wide(heights, 10.0)) as ax:
-        for curve, limit, label, look in zip(curves, limits, labels_of(runs, labels), looks_of(runs), strict=True):
-            ax.plot(*curve, label=label, **look)
+        times = shown_times(runs, [t for t, _ in curves])
+        shown = zip(times, curves, limits, labels_of(runs, labels), looks_of(runs), strict=True)
+        for t, (_, values), limit, label, look in shown:
+            ax.plot(t, values, label=label, **look)
             if np.isfinite(limit):
                 ax.axhline(limit, color=look["color"], linestyle=DASHES[1], linewidth=1.1)
         if np.isfinite(limits).any():
@@ -314,11 +320,10 @@ def weights(trajectory, ax=None, *, layer: str | None = None):
     columns = np.concatenate([block.reshape(trajectory.t.size, -1) for block in chosen.values()], axis=1)
     owner = np.repeat(np.arange(len(chosen)), [block[0].size for block in chosen.values()])
     shown = np.sort(np.argsort(-np.ptp(columns, axis=0), kind="stable")[:MOST_LINES])
+    (times,) = shown_times([trajectory])
     with panel(ax, log=False) as ax:
         for which, name in enumerate(chosen):
-            lines = ax.plot(
-                trajectory.t, columns[:, shown[owner[shown] == which]], color=MODES[which % len(MODES)], lw=1.0
-            )
+            lines = ax.plot(times, columns[:, shown[owner[shown] == which]], color=MODES[which % len(MODES)], lw=1.0)
             if lines:
                 lines[0].set_label(matrix_symbol(name))
         all_shown = shown.size == columns.shape[1]
