@@ -122,3 +122,12 @@ def test_square_loss_of_a_two_layer_net_goes_on_below_1e_minus_20():
         assert run.status == gf.Status.LOSS_BELOW
         assert_allclose(run.t[1], gf.exact.two_layer_time(0.01, 2.0 - np.sqrt(2e-10), 2.0), rtol=1e-8)
         assert_allclose(run.t[2], gf.exact.two_layer_time(0.01, 2.0 - np.sqrt(2e-20), 2.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-30, 1e-100])
+def test_saddles_on_the_way_are_not_taken_for_minima(scale):
+    problem, strengths, _ = modes(2)
+    start = np.tile(scale * np.eye(3).ravel(), 2)
+    run = gf.simulate(problem, start, FLOW, stop=gf.LossBelow(1e-8), clock="log_time", solver="dop853")
+    assert run.status == gf.Status.LOSS_BELOW
+    assert_allclose(np.sqrt(np.diag(run.end[:9].reshape(3, 3)) ** 4), strengths, rtol=1e-3)

@@ -46,7 +46,7 @@ def make_stepper(phase, solver, rtol, atol, first_step, deep, at_branch=None):
         return kinked_stepper(base.problem, clock, tau, state, rtol=rtol, atol=atol, **options)
     symmetric = base.symmetric and (clock.exact_time or isinstance(clock, Normalised))
     if name == "auto" and clock.by_descent:
-        name = "stiff" if isinstance(clock, Normalised) else "dop853" if base.plain or not base.tailed else "LSODA"
+        name = "stiff" if isinstance(clock, Normalised) or (base.tailed and not base.plain) else "dop853"
     if name == "auto" and clock.exact_time and deep and base.plain and state.size <= DENSE_LIMIT:
         name = "LSODA"
     if name == "auto" and clock.exact_time:

@@ -32,9 +32,9 @@ MOST_HESSIANS = 100
 
 
 def loss(trajectories, ax=None, *, labels: Sequence[str] | None = None):
-    r"""Objective :math:`F(\\theta(t))` over time, on a log axis where it spans more than two decades.
+    r"""Objective :math:`F(\theta(t))` over time, on a log axis where it spans more than two decades.
 
-    Where floats cannot hold it, :math:`\\log_{10} F` over :math:`\\log_{10} t`.
+    Where floats cannot hold it, :math:`\log_{10} F` over :math:`\log_{10} t`.
 
     Parameters
     ----------
