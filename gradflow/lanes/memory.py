@@ -8,20 +8,12 @@ from gradflow.kernels.kernel import Kernel
 from gradflow.lanes.vectors import LANES
 from gradflow.status import Status
 from gradflow.steppers.adaptive import RECORD, Control, Limits
-from gradflow.steppers.tableaux import Pair
+from gradflow.steppers.tableaux import Pair, Sums
 from gradflow.steppers.tableaux import pair as pair_of
 
 NOW, KEPT, START = range(3)
 """Records of a run: now, before its last step was cut, at the start."""
 IDLE = -1
-
-
-class Sums(NamedTuple):
-    """Rows of a tableau without their zeros: how many numbers are left, which, and of which stage."""
-
-    counts: np.ndarray
-    weights: np.ndarray
-    places: np.ndarray
 
 
 class Method(NamedTuple):
@@ -85,17 +77,7 @@ class Group(NamedTuple):
 def method_of(name: str) -> Method:
     """A pair, with the zeros left out of its sums."""
     pair = pair_of(name)
-    return Method(pair, _sums(pair.A), _sums(pair.E), np.flatnonzero(pair.G.any(axis=0)))
-
-
-def _sums(rows: np.ndarray) -> Sums:
-    """Rows without their zeros."""
-    counts = np.count_nonzero(rows, axis=1)
-    weights, places = np.zeros(rows.shape), np.zeros(rows.shape, np.int64)
-    for row, count, weight, place in zip(rows, counts, weights, places, strict=True):
-        place[:count] = np.flatnonzero(row)
-        weight[:count] = row[place[:count]]
-    return Sums(counts, weights, places)
+    return Method(pair, pair.sums, pair.errors, pair.interpolant.places[0])
 
 
 def new_group(kernel: Kernel, method: Method, size: int) -> Group:

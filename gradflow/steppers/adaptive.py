@@ -1,7 +1,7 @@
 """The loop of the adaptive explicit pairs: one source, compiled for compiled fields and interpreted for others.
 
-All that is compiled together lives in this file, ``call`` excepted: a cached function does not notice that a function
-of another file has changed.
+All that is compiled together lives in this file, or is linked by the name of its symbol: a cached function does not
+notice that a function of another file has changed.
 """
 
 import math
@@ -10,7 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from gradflow.kernels.calls import call
+from gradflow.kernels.procedures import address_of, bare, bare_integers, bare_table, view
+from gradflow.kernels.sums import add_rows, sum_rows
 from gradflow.status import Status
+from gradflow.steppers.field import RightHandSide
+from gradflow.steppers.tableaux import Pair, Sums
 
 _GO_ON = -1
 _PAUSED = int(Status.PAUSED)
@@ -50,7 +54,7 @@ class Limits(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Vectors of one run: state, state before the last step, trial state, scratch, state held for a snapshot, stages.
+    """Vectors of one run: state, state before the last step, trial state, two for scratch, those held for a snapshot.
 
     After an accepted step the stages ``K`` still belong to that step, and the velocity at ``y`` is its last stage.
     """
@@ -59,53 +63,117 @@ class Memory(NamedTuple):
     y_before: np.ndarray
     y_new: np.ndarray
     scratch: np.ndarray
+    coarse: np.ndarray
     y_held: np.ndarray
     velocity_held: np.ndarray
     K: np.ndarray
+    shares: np.ndarray
 
 
-def combine(out, base, scale, K, weights, count):
-    """Write base + scale * sum of weights[l] K[l] over l < count to out."""
-    np.dot(weights[:count], K[:count], out=out)
+def combine(out, base, scale, K, sums, j):
+    """Write base + scale * (row j of the sums over stages K) to out."""
+    count = sums.counts[j]
+    np.dot(sums.weights[j, :count], K[sums.places[j, :count]], out=out)
     out *= scale
     out += base
 
 
-def combine_loops(out, base, scale, K, weights, count):
+def combine_loops(out, base, scale, K, sums, j):
     """The same for compiled code."""
-    size = out.size
-    for i in range(size):
-        out[i] = 0.0
-    for l in range(count):
-        weight = weights[l]
-        if weight != 0.0:
-            for i in range(size):
-                out[i] += weight * K[l, i]
-    for i in range(size):
-        out[i] = base[i] + scale * out[i]
+    weights, places = address_of(sums.weights), address_of(sums.places)
+    row, step = 8 * sums.weights.shape[1] * j, K.strides[0] // 8
+    count, weight, place, stages = sums.counts[j], weights + row, places + row, address_of(K)
+    add_rows(out.size, count, weight, place, stages, step, address_of(base), address_of(out), scale)
 
 
-def scaled_square(scratch, K, weights, y, y_new, rtol, atol):
-    """Square of the norm of sum weights[l] K[l], each entry over its tolerance."""
-    np.dot(weights, K[: weights.size], out=scratch)
-    scratch /= atol + rtol * np.maximum(np.abs(y), np.abs(y_new))
-    return np.dot(scratch, scratch)
+def scaled_squares(fine, coarse, K, sums, y, y_new, rtol, atol):
+    """Squares of the norms of the first and the last sum over stages, each entry over its tolerance."""
+    tolerance = atol + rtol * np.maximum(np.abs(y), np.abs(y_new))
+    for out, j in ((fine, 0), (coarse, sums.counts.size - 1)):
+        count = sums.counts[j]
+        np.dot(sums.weights[j, :count], K[sums.places[j, :count]], out=out)
+        out /= tolerance
+    return np.dot(fine, fine), np.dot(coarse, coarse)
 
 
-def scaled_square_loops(scratch, K, weights, y, y_new, rtol, atol):
+def scaled_squares_loops(fine, coarse, K, sums, y, y_new, rtol, atol):
     """The same for compiled code."""
-    size = scratch.size
+    weights, places, stages = address_of(sums.weights), address_of(sums.places), address_of(K)
+    size, last, step = y.size, sums.counts.size - 1, K.strides[0] // 8
+    row = 8 * sums.weights.shape[1] * last
+    sum_rows(size, sums.counts[0], weights, places, stages, step, 0, address_of(fine), 1.0)
+    sum_rows(size, sums.counts[last], weights + row, places + row, stages, step, 0, address_of(coarse), 1.0)
+    first = second = 0.0
     for i in range(size):
-        scratch[i] = 0.0
-    for l in range(weights.size):
-        weight = weights[l]
-        if weight != 0.0:
-            for i in range(size):
-                scratch[i] += weight * K[l, i]
-    total = 0.0
-    for i in range(size):
-        total += (scratch[i] / (atol[i] + rtol * max(abs(y[i]), abs(y_new[i])))) ** 2
-    return total
+        inverse = 1.0 / (atol[i] + rtol * max(abs(y[i]), abs(y_new[i])))
+        first += (fine[i] * inverse) ** 2
+        second += (coarse[i] * inverse) ** 2
+    return first, second
+
+
+def stage(K, j, size):
+    """Stage j."""
+    return K[j]
+
+
+def stage_view(K, j, size):
+    """The same for compiled code, which does not count references to it."""
+    return view(address_of(K) + K.strides[0] * j, size)
+
+
+def uncounted(rhs, pair, control, memory):
+    """The arguments of the loop as they are."""
+    return rhs, pair, control, memory
+
+
+def uncounted_views(rhs, pair, control, memory):
+    """The same for compiled code, without counts of references: to count costs as much as half the sums of a step."""
+    velocity, chain, numbers, layout, work, coefficients = rhs
+    sums, errors, m = pair.sums, pair.errors, memory
+    return (
+        RightHandSide(
+            velocity,
+            bare_integers(chain),
+            bare(numbers),
+            bare_integers(layout),
+            bare(work),
+            bare(coefficients),
+        ),
+        Pair(
+            pair.A,
+            bare(pair.C),
+            pair.E,
+            pair.G,
+            pair.stages,
+            pair.order,
+            Sums(bare_integers(sums.counts), bare_table(sums.weights), bare_integers(sums.places)),
+            Sums(bare_integers(errors.counts), bare_table(errors.weights), bare_integers(errors.places)),
+            pair.interpolant,
+        ),
+        Control(control.rtol, bare(control.atol), control.stiff_limit, control.stiff_gradients),
+        Memory(
+            bare(m.y),
+            bare(m.y_before),
+            bare(m.y_new),
+            bare(m.scratch),
+            bare(m.coarse),
+            bare(m.y_held),
+            bare(m.velocity_held),
+            bare_table(m.K),
+            m.shares,
+        ),
+    )
+
+
+def assign(out, a):
+    """Copy a to out."""
+    out[:] = a
+
+
+def assign_loops(out, a):
+    """The same for compiled code."""
+    for i in range(out.size):
+        out[i] = a[i]
 
 
 def distance(a, b):
@@ -124,31 +192,31 @@ def distance_loops(a, b):
 
 def run_stages(rhs, pair, memory, first, last, t, y, length, argument):
     """Evaluate stages first to last - 1 of a step from (t, y); return the objective at the last argument."""
-    A, C, K = pair.A, pair.C, memory.K
+    C, K, sums = pair.C, memory.K, pair.sums
     velocity, chain, numbers, layout, work, coefficients = rhs
     value = 0.0
     for j in range(first, last):
-        combine(argument, y, length, K, A[j], j)
-        value = call(velocity, t + C[j] * length, argument, K[j], chain, numbers, layout, work, coefficients)
+        combine(argument, y, length, K, sums, j)
+        out = stage(K, j, y.size)
+        value = call(velocity, t + C[j] * length, argument, out, chain, numbers, layout, work, coefficients)
     return value
 
 
 def error_norm(pair, control, memory, length):
     """Error of a step in units of the tolerance; two estimates are joined as Hairer does."""
     m = memory
-    square = scaled_square(m.scratch, m.K, pair.E[0], m.y, m.y_new, control.rtol, control.atol)
+    square, other = scaled_squares(m.scratch, m.coarse, m.K, pair.errors, m.y, m.y_new, control.rtol, control.atol)
     size = m.y.size
     if pair.E.shape[0] == 1 or square == 0.0:
         return length * math.sqrt(square / size)
-    coarse = scaled_square(m.scratch, m.K, pair.E[1], m.y, m.y_new, control.rtol, control.atol)
-    return length * square / math.sqrt((square + 0.01 * coarse) * size)
+    return length * square / math.sqrt((square + 0.01 * other) * size)
 
 
 def attempt(rhs, pair, control, memory, record, t_end):
     """Try one step; accept it, or reject it with a shorter one proposed."""
     now, K, last = record[0], memory.K, pair.stages
     if now["has_stages"]:
-        K[0] = K[last]
+        assign(stage(K, 0, memory.y.size), stage(K, last, memory.y.size))
         now["has_stages"] = 0
     t, h = now["t"], now["h"]
     if not t + h > t:
@@ -157,8 +225,8 @@ def attempt(rhs, pair, control, memory, record, t_end):
     if cut and now["held_for"] != t_end:
         now["held_for"] = t_end
         record[1] = record[0]
-        memory.y_held[:] = memory.y
-        memory.velocity_held[:] = K[0]
+        assign(memory.y_held, memory.y)
+        assign(memory.velocity_held, stage(K, 0, memory.y.size))
     length = t_end - t if cut else h
     run_stages(rhs, pair, memory, 1, last, t, memory.y, length, memory.scratch)
     value = run_stages(rhs, pair, memory, last, last + 1, t, memory.y, length, memory.y_new)
@@ -176,10 +244,11 @@ def attempt(rhs, pair, control, memory, record, t_end):
 
 def stiffness(memory, last):
     """|f(a) - f(b)| / |a - b| for the last two stages, which share their time: an estimate of |Jacobian|."""
+    K, size = memory.K, memory.y.size
     apart = distance(memory.y_new, memory.scratch)
     if apart == 0.0:
         return 0.0
-    return distance(memory.K[last], memory.K[last - 1]) / apart
+    return distance(stage(K, last, size), stage(K, last - 1, size)) / apart
 
 
 def reject(now, shorter, collapse):
@@ -193,8 +262,8 @@ def reject(now, shorter, collapse):
 
 def accept(pair, memory, now, t_new, length, value, error, cut):
     """Move to the new state; a step cut short says nothing about the next step size."""
-    memory.y_before[:] = memory.y
-    memory.y[:] = memory.y_new
+    assign(memory.y_before, memory.y)
+    assign(memory.y, memory.y_new)
     now["t_before"] = now["t"]
     now["t"] = t_new
     now["length"] = length
@@ -251,25 +320,28 @@ def interpolate(rhs, pair, memory, now, time, out):
         now["gradients"] += rows - 1 - pair.stages
         now["has_extra"] = 1
     x = (time - now["t_before"]) / length
-    weights = np.zeros(rows)
+    used, weights = pair.interpolant, memory.shares
+    assign(weights[0], used.weights[0])
     basis = x
     for i in range(pair.G.shape[0]):
-        weights += basis * pair.G[i]
+        for l in range(weights.shape[1]):
+            weights[0, l] += basis * pair.G[i, used.places[0, l]]
         basis *= x if i % 2 == 1 else 1.0 - x
-    combine(out, memory.y_before, length, memory.K, weights, rows)
+    combine(out, memory.y_before, length, memory.K, Sums(used.counts, weights, used.places), 0)
 
 
-def advance(rhs, pair, control, limits, memory, record, save_at, saved, first):
+def advance(counted_rhs, counted_pair, counted_control, limits, counted_memory, record, save_at, saved, first):
     """Step until a reason to stop; write the states at save_at[first:] that accepted steps reach."""
+    rhs, pair, control, memory = uncounted(counted_rhs, counted_pair, counted_control, counted_memory)
     now = record[0]
     last_step = now["accepted"] + limits.max_steps
     k = first
     while True:
         while k < save_at.size and save_at[k] <= now["t"]:
             if save_at[k] == now["t"]:
-                saved[k] = memory.y
+                assign(saved[k], memory.y)
             elif save_at[k] == now["t_before"]:
-                saved[k] = memory.y_before
+                assign(saved[k], memory.y_before)
             else:
                 interpolate(rhs, pair, memory, now, save_at[k], saved[k])
             k += 1
@@ -281,4 +353,11 @@ def advance(rhs, pair, control, limits, memory, record, save_at, saved, first):
 
 
 HELPERS = (run_stages, error_norm, attempt, stiffness, reject, accept, watch_stiffness, stop, interpolate)
-TWINS = ((combine, combine_loops), (scaled_square, scaled_square_loops), (distance, distance_loops))
+TWINS = (
+    (combine, combine_loops),
+    (scaled_squares, scaled_squares_loops),
+    (stage, stage_view),
+    (assign, assign_loops),
+    (uncounted, uncounted_views),
+    (distance, distance_loops),
+)

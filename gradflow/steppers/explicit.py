@@ -10,7 +10,15 @@ from gradflow.status import Status
 from gradflow.steppers import tableaux
 from gradflow.steppers.adaptive import HELPERS, RECORD, RESUMED, TWINS, Control, Limits, Memory, advance
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import UNLIMITED, put_back, save_arrays, start_vector, take_snapshot, times_inside
+from gradflow.steppers.saving import (
+    UNLIMITED,
+    aligned_rows,
+    put_back,
+    save_arrays,
+    start_vector,
+    take_snapshot,
+    times_inside,
+)
 
 _STIFF_LIMITS = {"dop853": 6.1, "rk45": 3.25}
 
@@ -98,7 +106,10 @@ class Explicit:
             float(_STIFF_LIMITS[pair] if stiff_limit is None else stiff_limit),
             float(stiff_gradients),
         )
-        self._memory = Memory(y, *(y.copy() for _ in range(5)), K=np.zeros((self._pair.A.shape[0], y.size)))
+        stages, used = self._pair.A.shape[0], self._pair.interpolant.weights.shape
+        rows = aligned_rows(7 + stages, y.size)
+        rows[:2] = y
+        self._memory = Memory(*rows[:7], K=rows[7:], shares=np.zeros(used))
         self._record = np.zeros(2, RECORD)
         self._now = self._record[0]
         self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance

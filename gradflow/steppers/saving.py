@@ -28,6 +28,22 @@ def start_vector(state: Any) -> np.ndarray:
     return y
 
 
+def aligned_rows(rows: int, size: int) -> np.ndarray:
+    """Zeros (rows, size) whose rows begin at cache lines: vectors of eight numbers never cross one.
+
+    Examples
+    --------
+    >>> from gradflow.steppers.saving import aligned_rows
+    >>> table = aligned_rows(2, 3)
+    >>> table.shape, table.strides, table.ctypes.data % 64
+    ((2, 3), (64, 8), 0)
+    """
+    padded = -(-size // 8) * 8
+    room = np.zeros(rows * padded + 8)
+    first = -(room.ctypes.data // 8) % 8
+    return room[first : first + rows * padded].reshape(rows, padded)[:, :size]
+
+
 def save_arrays(save_at: Any, saved: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Times to save at and the array for the states, in the one type that compiled code takes.
 

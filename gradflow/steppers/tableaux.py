@@ -6,12 +6,21 @@ from typing import NamedTuple
 import numpy as np
 
 
+class Sums(NamedTuple):
+    """Rows of a tableau without their zeros: how many numbers are left, which, and of which stage."""
+
+    counts: np.ndarray
+    weights: np.ndarray
+    places: np.ndarray
+
+
 class Pair(NamedTuple):
     """Explicit pair whose last stage is the first of the next step ("first same as last"), with its interpolant.
 
     Stage j is ``K[j] = f(t + C[j] h, y + h sum_l A[j, l] K[l])``. Stage ``stages`` lies at the new state; later rows
     belong to the interpolant only. The state at ``t + x h`` is ``y + h w(x) K`` with
-    ``w(x) = x G[0] + x(1-x) G[1] + x^2(1-x) G[2] + x^2(1-x)^2 G[3] + ...``.
+    ``w(x) = x G[0] + x(1-x) G[1] + x^2(1-x) G[2] + x^2(1-x)^2 G[3] + ...``. ``sums`` and ``errors`` are A and E
+    without their zeros; ``interpolant`` says which stages G uses, with weights 0.
     """
 
     A: np.ndarray
@@ -20,6 +29,9 @@ class Pair(NamedTuple):
     G: np.ndarray
     stages: int
     order: float
+    sums: Sums
+    errors: Sums
+    interpolant: Sums
 
 
 class Rule(NamedTuple):
@@ -118,7 +130,7 @@ def _dop853() -> Pair:
     A[stages, :stages] = DOP853.B
     A[stages + 1 :] = DOP853.A_EXTRA
     C = np.concatenate([DOP853.C, [1.0], DOP853.C_EXTRA])
-    return Pair(A, C, np.array([DOP853.E5, DOP853.E3]), _interpolant(A[stages], stages, *DOP853.D), stages, 8.0)
+    return _pair(A, C, np.array([DOP853.E5, DOP853.E3]), _interpolant(A[stages], stages, *DOP853.D), stages, 8.0)
 
 
 @cache
@@ -131,10 +143,27 @@ def _rk45() -> Pair:
     A[:stages, : stages - 1] = RK45.A
     A[stages, :stages] = RK45.B
     C = np.append(RK45.C, 1.0)
-    return Pair(A, C, np.array([RK45.E]), _interpolant(A[stages], stages, _quartic(A, C)), stages, 5.0)
+    return _pair(A, C, np.array([RK45.E]), _interpolant(A[stages], stages, _quartic(A, C)), stages, 5.0)
 
 
 _PAIRS = {"dop853": _dop853, "rk45": _rk45}
+
+
+def _pair(A, C, E, G, stages: int, order: float) -> Pair:
+    """A pair with its rows also without their zeros."""
+    used = without_zeros(G.any(axis=0)[None].astype(float))
+    used.weights[:] = 0.0
+    return Pair(A, C, E, G, stages, order, without_zeros(A), without_zeros(E), used)
+
+
+def without_zeros(rows: np.ndarray) -> Sums:
+    """The rows of a matrix without their zeros."""
+    counts = np.count_nonzero(rows, axis=1)
+    weights, places = np.zeros((len(rows), counts.max())), np.zeros((len(rows), counts.max()), np.int64)
+    for row, count, weight, place in zip(rows, counts, weights, places, strict=True):
+        place[:count] = np.flatnonzero(row)
+        weight[:count] = row[place[:count]]
+    return Sums(counts, weights, places)
 
 
 def _interpolant(weights: np.ndarray, stages: int, *higher: np.ndarray) -> np.ndarray:
