@@ -10,7 +10,7 @@ import numpy as np
 
 from gradflow.arguments import positive
 from gradflow.clocks.targets import At
-from gradflow.dynamics.flow import GradientFlow
+from gradflow.dynamics.flow import Flow, GradientFlow, typical
 from gradflow.dynamics.normalized import LMFlow
 from gradflow.dynamics.polar import PolarFlow, WeightNormFlow
 from gradflow.networks import FullyConnected
@@ -65,6 +65,8 @@ def absolute_tolerance(problem, dynamics, state, arguments):
     """Absolute tolerance as given, or rtol/100 times the scale of the start; one number where all entries agree."""
     if arguments["atol"] is not None or dynamics.discrete:
         return arguments["atol"]
+    if type(dynamics).scale is Flow.scale:
+        return 1e-2 * arguments["rtol"] * typical(state)
     atol = 1e-2 * arguments["rtol"] * dynamics.scale(problem, np.asarray(state))
     return float(atol[0]) if (atol == atol[0]).all() else atol
 

@@ -62,8 +62,7 @@ class Interrupt:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread() and not Interrupt.passing:
-            self._previous = signal.getsignal(signal.SIGINT)
-            signal.signal(signal.SIGINT, self._note)
+            self._previous = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_):
@@ -280,7 +279,7 @@ def _outcome(stepper, plan, saves, snapshots, watch, status, crossings, extra, e
     t, state = (stepper.t, stepper.state) if end is None else (end[0], end[2])
     times, states = saves.until(t)
     if times.size and times[-1] == t:
-        states = np.concatenate([states[:-1], state[None]])
+        states[-1] = state
     else:
         times, states = np.append(times, t), np.concatenate([states.reshape(-1, state.size), state[None]])
     if end is None:

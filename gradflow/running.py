@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from gradflow.config import to_config, versions
@@ -65,8 +67,9 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config
     notes = [*outcome.notes, *getattr(stepper, "notes", []), *filter(None, said)]
     records = {}
     theta = dynamics.unpack(problem, outcome.states)
-    keep = np.ones(outcome.t.size, bool) if grid is None else np.isin(outcome.t, grid)
-    keep[-1] = True
+    keep = np.ones(outcome.t.size, bool)
+    if any(own_grid is not None for _, own_grid in arguments["record"].values()):
+        keep[:-1] = np.isin(outcome.t[:-1], grid)
     for name, (function, own_grid) in arguments["record"].items():
         chosen = keep if own_grid is None else np.isin(outcome.t, own_grid)
         try:
@@ -88,13 +91,13 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config
         records=records,
         notes=notes,
         run=Run(dynamics, arguments, outcome.snapshots),
-        config=config or call_as_config(problem, dynamics, arguments),
+        config=config or partial(call_as_config, problem, dynamics, arguments),
     )
 
 
 def call_as_config(problem, dynamics, arguments) -> dict:
     """The call as JSON, with versions and commit."""
-    kept = ("t_end", "t_start", "save_at", "rtol", "atol", "max_gradients", "clock")
+    kept = ("t_end", "t_start", "save_at", "rtol", "max_gradients", "clock")
     return {
         "network": to_config(problem.network),
         "loss": to_config(problem.loss),
@@ -102,6 +105,7 @@ def call_as_config(problem, dynamics, arguments) -> dict:
         "dynamics": to_config(dynamics),
         "solver": str(arguments["solver"]),
         **{key: to_config(arguments[key]) for key in kept},
+        "atol": to_config(arguments.get("atol_given", arguments["atol"])),
         "stops": [repr(event) for event in arguments["events"]],
         "versions": versions(),
     }

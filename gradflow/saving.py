@@ -60,7 +60,8 @@ def resolved(records: dict, grid: np.ndarray | None, begin: float, end: float, d
 
 def union(grid: np.ndarray, records: dict) -> np.ndarray:
     """All times at which a run must keep its state: the saved ones and those of the records."""
-    return np.unique(np.concatenate([grid, *(own for _, own in records.values() if own is not None)]))
+    own_grids = [own for _, own in records.values() if own is not None]
+    return np.unique(np.concatenate([grid, *own_grids])) if own_grids else grid
 
 
 def _given(save_at, begin, end) -> np.ndarray:

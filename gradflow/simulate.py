@@ -20,7 +20,6 @@ from gradflow.calling import (
     warn_of_many_kinks,
 )
 from gradflow.clocks.kinds import checked_clock
-from gradflow.config import to_config
 from gradflow.dynamics.flow import Flow
 from gradflow.loop import Interrupt, drive
 from gradflow.running import make_trajectory, plan_of, stepper_at
@@ -187,8 +186,8 @@ def run_one(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
 
 def run_from_state(problem, state, dynamics, arguments: dict, interrupt) -> Trajectory:
     """One run from a state of prepared dynamics."""
-    begin, given_atol = arguments["t_start"], arguments["atol"]
-    arguments = arguments | {"atol": absolute_tolerance(problem, dynamics, state, arguments)}
+    begin, given = arguments["t_start"], arguments["atol"]
+    arguments = arguments | {"atol": absolute_tolerance(problem, dynamics, state, arguments), "atol_given": given}
     grid = grid_of(arguments["save_at"], begin, arguments["t_end"], dynamics)
     records = resolved(arguments["record"], grid, begin, arguments["t_end"], dynamics)
     times = None if grid is None else union(grid, records)
@@ -196,9 +195,7 @@ def run_from_state(problem, state, dynamics, arguments: dict, interrupt) -> Traj
         warn_of_many_kinks(problem)
     stepper, make_point = stepper_at(problem, dynamics, begin, state, arguments)
     outcome = drive(stepper, plan_of(problem, dynamics, arguments, times), make_point, interrupt)
-    run = make_trajectory(problem, dynamics, arguments | {"record": records}, outcome, stepper, grid)
-    run.config["atol"] = to_config(given_atol)
-    return run
+    return make_trajectory(problem, dynamics, arguments | {"record": records}, outcome, stepper, grid)
 
 
 def asks_for_a_clock(problem, dynamics, theta0, arguments) -> bool:

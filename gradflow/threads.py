@@ -58,15 +58,20 @@ def get_threads() -> int:
 @contextmanager
 def single_blas_thread():
     """Hold BLAS at one thread: small products lose 200x to spinning threads."""
-    with _pools(tuple(name in sys.modules for name in ("numpy", "scipy.linalg", "torch", "sklearn"))).limit(
-        limits=1, user_api="blas"
-    ):
+    pools = _pools(tuple(name in sys.modules for name in ("numpy", "scipy.linalg", "torch", "sklearn")))
+    changed = [(pool, count) for pool in pools if (count := pool.get_num_threads()) != 1]
+    for pool, _ in changed:
+        pool.set_num_threads(1)
+    try:
         yield
+    finally:
+        for pool, count in changed:
+            pool.set_num_threads(count)
 
 
 @lru_cache(maxsize=1)
-def _pools(loaded: tuple[bool, ...]):
-    """Thread pools of the libraries, looked for once for each set of loaded packages: a look takes milliseconds."""
+def _pools(loaded: tuple[bool, ...]) -> list:
+    """Thread pools of the BLAS libraries, looked for once for each set of loaded packages: that takes milliseconds."""
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    return [pool for pool in ThreadpoolController().lib_controllers if pool.user_api == "blas"]

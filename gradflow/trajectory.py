@@ -81,9 +81,14 @@ class Trajectory:
         self.t, self.states = np.asarray(t), np.asarray(states)
         self.status, self.counts = status, dict(counts)
         self.events, self.notes = list(events), list(notes)
-        self.run, self.config, self.clocked = run, config or {}, clocked
+        self.run, self._config, self.clocked = run, config or {}, clocked
         own = {name: Record(self.t, values) for name, values in dynamics.records(problem, self.states).items()}
         self.records: dict[str, Record] = own | dict(records or {})
+
+    @cached_property
+    def config(self) -> dict:
+        """The call as JSON, with versions and commit; made when first asked for."""
+        return self._config() if callable(self._config) else self._config
 
     @cached_property
     def theta(self) -> np.ndarray:

@@ -226,4 +226,5 @@ def typical(values: np.ndarray) -> float:
     top = float(np.abs(values).max(initial=0.0))
     if not 0 < top < np.inf:
         return 1.0
-    return min(1.0, top * float(np.sqrt(np.mean((values / top) ** 2))))
+    scaled = values / top
+    return min(1.0, top * float(np.sqrt(np.vdot(scaled, scaled) / scaled.size)))

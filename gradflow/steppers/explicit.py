@@ -9,6 +9,7 @@ from gradflow.kernels.calls import compiled
 from gradflow.status import Status
 from gradflow.steppers import tableaux
 from gradflow.steppers.adaptive import HELPERS, RECORD, RESUMED, TWINS, Control, Limits, Memory, advance
+from gradflow.steppers.beginning import propose_first_step
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import (
     UNLIMITED,
@@ -130,13 +131,17 @@ class Explicit:
                 )
             now["h"] = first_step
         elif self._finite():
-            now["h"] = _first_step(self.field, t, memory, self._control, self._pair.order)
+            vectors = memory.y, memory.K[0], memory.scratch, memory.K[1]
+            now["h"] = propose_first_step(self.field, t, *vectors, self._control, self._pair.order)
             now["gradients"] += 1
         now["h_tried"] = now["h"]
 
     def _finite(self) -> bool:
         """Whether value, state and velocity are finite."""
-        return bool(np.isfinite(self.value) and np.isfinite(self._memory.y).all() and np.isfinite(self.velocity).all())
+        memory = self._memory
+        return math.isfinite(self._now["value"]) and bool(
+            np.isfinite(memory.y).all() and np.isfinite(memory.K[0]).all()
+        )
 
     def advance(
         self,
@@ -304,22 +309,7 @@ def _tolerances(rtol: float, atol: Any, size: int) -> np.ndarray:
     given = np.asarray(atol, dtype=np.float64)
     if given.ndim and given.shape != (size,):
         raise ValueError(f"atol has shape {given.shape}: it must be a number or have shape ({size},), as the state")
-    if not (rtol >= 0.0 and np.all(given >= 0.0) and (rtol > 0.0 or np.all(given > 0.0))):
+    least = given.min() if given.ndim else float(given)
+    if not (rtol >= 0.0 and least >= 0.0 and (rtol > 0.0 or least > 0.0)):
         raise ValueError(f"rtol = {rtol}, atol = {atol}: tolerances must not be negative, nor both be zero")
-    return np.maximum(np.broadcast_to(given, (size,)), 1e-300)
-
-
-def _first_step(field: Field, t: float, memory: Memory, control: Control, order: float) -> float:
-    """Hairer's first step: an explicit Euler step probes the second derivative."""
-    scale = control.atol + control.rtol * np.abs(memory.y)
-    root = math.sqrt(memory.y.size)
-    size, speed = np.linalg.norm(memory.y / scale) / root, np.linalg.norm(memory.K[0] / scale) / root
-    h = 1e-6 if size < 1e-5 or speed < 1e-5 else float(0.01 * size / speed)
-    memory.scratch[:] = memory.y + h * memory.K[0]
-    field(t + h, memory.scratch, memory.K[1])
-    bend = np.linalg.norm((memory.K[1] - memory.K[0]) / scale) / root / h
-    if not np.isfinite(bend):
-        return h
-    steep = max(speed, bend)
-    guess = (0.01 / steep) ** (1.0 / order) if steep > 1e-15 else max(1e-6, 1e-3 * h)
-    return float(min(100.0 * h, guess))
+    return np.maximum(given, 1e-300) if given.ndim else np.full(size, max(float(given), 1e-300))

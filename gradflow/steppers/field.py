@@ -88,8 +88,8 @@ class Field:
         self.rhs = RightHandSide(
             velocity,
             chain,
-            np.require(kernel.numbers, np.float64, ["C", "W"]),
-            np.require(kernel.layout, np.int64, ["C", "W"]),
+            _as_kernels_take(kernel.numbers, np.float64),
+            _as_kernels_take(kernel.layout, np.int64),
             np.zeros(max(kernel.work_size, 1)),
             np.array(coefficients, dtype=np.float64).reshape(-1),
         )
@@ -123,3 +123,10 @@ class Field:
             Contiguous.
         """
         return self._evaluate(self.rhs, float(t), state, out)
+
+
+def _as_kernels_take(array: Any, kind: type) -> np.ndarray:
+    """An array in the one type that compiled code takes, itself where it is so already."""
+    if array.dtype == kind and array.flags.c_contiguous and array.flags.writeable:
+        return array
+    return np.require(array, kind, ["C", "W"])

@@ -143,7 +143,8 @@ def take_snapshot(record: np.ndarray, names: tuple[str, ...], memory: Any, last:
         kept, state, velocity = now, memory.y, memory.K[last if now["has_stages"] else 0]
     else:
         kept, state, velocity = record[1], memory.y_held, memory.velocity_held
-    return {name: kept[name].item() for name in names} | {"state": state.copy(), "velocity": velocity.copy()}
+    numbers = dict(zip(record.dtype.names, kept.item(), strict=True))
+    return {name: numbers[name] for name in names} | {"state": state.copy(), "velocity": velocity.copy()}
 
 
 def put_back(snapshot: dict[str, Any], record: np.ndarray, names: tuple[str, ...], memory: Any) -> None:

@@ -1,7 +1,6 @@
 """Stabilised explicit stepper of order 4, for flows whose fast modes decay: plateaus, moderate stiffness."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,8 @@ import numpy as np
 from gradflow.kernels.calls import compiled
 from gradflow.status import Status
 from gradflow.steppers.adaptive import Control, Limits
-from gradflow.steppers.explicit import _first_step, _tolerances
+from gradflow.steppers.beginning import propose_first_step
+from gradflow.steppers.explicit import _tolerances
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
 from gradflow.steppers.stabilised_coefficients import Coefficients, coefficients
@@ -134,8 +134,8 @@ class Stabilised:
                 )
             now["h"] = first_step
         elif self._finite():
-            vectors: Any = SimpleNamespace(y=memory.y, scratch=memory.scratch, K=velocities)
-            now["h"] = _first_step(self.field, t, vectors, self._control, 4.0)
+            vectors = memory.y, velocities[0], memory.scratch, velocities[1]
+            now["h"] = propose_first_step(self.field, t, *vectors, self._control, 4.0)
             now["gradients"] += 1
             memory.direction[:] = velocities[1] - velocities[0]
         velocities[1] = velocities[0]
