@@ -46,6 +46,21 @@ def call(f: Any, *arguments: Any) -> float:
     return f(*arguments)
 
 
+def uncounted(arguments: tuple) -> tuple:
+    """The same arguments; in compiled code, arrays among them as views whose references are not counted.
+
+    To count the references to the arrays of a step, where functions hand them on, costs as much as its sums. The
+    arrays must outlive the views, as the arguments of a function do.
+
+    Examples
+    --------
+    >>> from gradflow.kernels.calls import uncounted
+    >>> uncounted((1, 2.0))
+    (1, 2.0)
+    """
+    return arguments
+
+
 def address(function: Callable, signature: str) -> int:
     """Address of the machine code of a function, for ``call`` in compiled code.
 
@@ -151,6 +166,7 @@ def _jit(function: Callable, *, signature: str | None, fastmath: frozenset[str] 
     import numba
 
     _register_call()
+    _register_uncounted()
     options |= {"error_model": "numpy", "fastmath": set(fastmath)}
     njit: Any = numba.njit
     types = (signature,) if signature else ()
@@ -221,3 +237,37 @@ def _register_call() -> None:
         return lambda f, *arguments: pointed(f, arguments)
 
     _registered.add(call)
+
+
+def _register_uncounted() -> None:
+    """Give ``uncounted`` its compiled form."""
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic, overload
+
+    if uncounted in _registered:
+        return
+
+    def strip(context, builder, kind, value):
+        if isinstance(kind, types.Array):
+            array = cgutils.create_struct_proxy(kind)(context, builder, value=value)
+            array.meminfo = cgutils.get_null_value(array.meminfo.type)
+            array.parent = cgutils.get_null_value(array.parent.type)
+            return array._getvalue()
+        if isinstance(kind, types.BaseTuple):
+            parts = [strip(context, builder, part, builder.extract_value(value, i)) for i, part in enumerate(kind)]
+            return context.make_tuple(builder, kind, parts)
+        return value
+
+    @intrinsic
+    def stripped(typing_context, arguments):
+        def generate(context, builder, signature, values):
+            return strip(context, builder, arguments, values[0])
+
+        return arguments(arguments), generate
+
+    @overload(uncounted, strict=False)
+    def compiled_uncounted(arguments):
+        pointed: Any = stripped
+        return lambda arguments: pointed(arguments)
+
+    _registered.add(uncounted)

@@ -94,21 +94,3 @@ def integer_view(address, count):
 def matrix(address, rows, cols):
     """Matrix, row by row, at an address."""
     return carray(_pointer_to_float(address), (rows, cols))
-
-
-@njit(**OPTIONS)
-def bare(a):
-    """View of a vector without a count of its references; the vector must outlive it."""
-    return view(address_of(a), a.size)
-
-
-@njit(**OPTIONS)
-def bare_integers(a):
-    """The same of all integers of a contiguous array."""
-    return integer_view(address_of(a), a.size)
-
-
-@njit(**OPTIONS)
-def bare_table(a):
-    """The same of a matrix whose rows may be longer in memory; the result shows the rows whole."""
-    return matrix(address_of(a), a.shape[0], a.strides[0] // 8)

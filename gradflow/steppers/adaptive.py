@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.kernels.calls import call
-from gradflow.kernels.procedures import address_of, bare, bare_integers, bare_table, view
+from gradflow.kernels.calls import call, uncounted
+from gradflow.kernels.procedures import address_of, view
 from gradflow.kernels.sums import add_rows, sum_rows
 from gradflow.status import Status
-from gradflow.steppers.field import RightHandSide
-from gradflow.steppers.tableaux import Pair, Sums
+from gradflow.steppers.tableaux import Sums
 
 _GO_ON = -1
 _PAUSED = int(Status.PAUSED)
@@ -119,50 +118,6 @@ def stage(K, j, size):
 def stage_view(K, j, size):
     """The same for compiled code, which does not count references to it."""
     return view(address_of(K) + K.strides[0] * j, size)
-
-
-def uncounted(rhs, pair, control, memory):
-    """The arguments of the loop as they are."""
-    return rhs, pair, control, memory
-
-
-def uncounted_views(rhs, pair, control, memory):
-    """The same for compiled code, without counts of references: to count costs as much as half the sums of a step."""
-    velocity, chain, numbers, layout, work, coefficients = rhs
-    sums, errors, m = pair.sums, pair.errors, memory
-    return (
-        RightHandSide(
-            velocity,
-            bare_integers(chain),
-            bare(numbers),
-            bare_integers(layout),
-            bare(work),
-            bare(coefficients),
-        ),
-        Pair(
-            pair.A,
-            bare(pair.C),
-            pair.E,
-            pair.G,
-            pair.stages,
-            pair.order,
-            Sums(bare_integers(sums.counts), bare_table(sums.weights), bare_integers(sums.places)),
-            Sums(bare_integers(errors.counts), bare_table(errors.weights), bare_integers(errors.places)),
-            pair.interpolant,
-        ),
-        Control(control.rtol, bare(control.atol), control.stiff_limit, control.stiff_gradients),
-        Memory(
-            bare(m.y),
-            bare(m.y_before),
-            bare(m.y_new),
-            bare(m.scratch),
-            bare(m.coarse),
-            bare(m.y_held),
-            bare(m.velocity_held),
-            bare_table(m.K),
-            m.shares,
-        ),
-    )
 
 
 def assign(out, a):
@@ -330,9 +285,9 @@ def interpolate(rhs, pair, memory, now, time, out):
     combine(out, memory.y_before, length, memory.K, Sums(used.counts, weights, used.places), 0)
 
 
-def advance(counted_rhs, counted_pair, counted_control, limits, counted_memory, record, save_at, saved, first):
+def advance(rhs, pair, control, limits, memory, record, save_at, saved, first):
     """Step until a reason to stop; write the states at save_at[first:] that accepted steps reach."""
-    rhs, pair, control, memory = uncounted(counted_rhs, counted_pair, counted_control, counted_memory)
+    rhs, pair, control, memory, saved = uncounted((rhs, pair, control, memory, saved))
     now = record[0]
     last_step = now["accepted"] + limits.max_steps
     k = first
@@ -358,6 +313,5 @@ TWINS = (
     (scaled_squares, scaled_squares_loops),
     (stage, stage_view),
     (assign, assign_loops),
-    (uncounted, uncounted_views),
     (distance, distance_loops),
 )

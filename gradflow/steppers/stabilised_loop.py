@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.kernels.calls import call
+from gradflow.kernels.calls import call, uncounted
 from gradflow.status import Status
 
 _GO_ON = -1
@@ -399,6 +399,7 @@ def start_bend(rhs, memory, now):
 
 def advance(rhs, method, control, limits, memory, record, save_at, saved, first):
     """Step until a reason to stop; write the states at save_at[first:] that accepted steps reach."""
+    rhs, method, control, memory, saved = uncounted((rhs, method, control, memory, saved))
     now = record[0]
     last_step = now["accepted"] + limits.max_steps
     k = first
