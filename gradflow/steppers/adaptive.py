@@ -24,7 +24,6 @@ _STEP_TOO_SMALL = int(Status.STEP_TOO_SMALL)
 _DIVERGED = int(Status.DIVERGED)
 _STIFF = int(Status.STIFF)
 
-_STIFF_STEPS = 15
 _CALM_STEPS = 6
 _LONGEST = 1e300
 
@@ -41,6 +40,7 @@ class Control(NamedTuple):
     atol: np.ndarray
     stiff_limit: float
     stiff_gradients: float
+    stiff_steps: int = 15
 
 
 class Limits(NamedTuple):
@@ -255,7 +255,7 @@ def stop(pair, control, limits, now, last_step):
         return _LOSS_BELOW
     if now["t"] >= limits.t_end:
         return _REACHED_END
-    if now["stiff"] >= _STIFF_STEPS:
+    if now["stiff"] >= control.stiff_steps:
         if pair.stages * (limits.t_end - now["t"]) > control.stiff_gradients * now["h"]:
             now["stiff"] = 0
             return _STIFF

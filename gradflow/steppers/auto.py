@@ -1,8 +1,9 @@
-"""The automatic solver: explicit, handed over to the stiff solver when stiffness is measured."""
+"""The automatic solver: explicit, stabilised or stiff, as measured stiffness and remaining work ask for."""
 
 from __future__ import annotations
 
 from math import inf
+from typing import Any
 
 from gradflow.status import Status
 from gradflow.steppers.adams import Adams
@@ -10,9 +11,20 @@ from gradflow.steppers.explicit import Explicit
 from gradflow.steppers.stabilised import Stabilised
 from gradflow.steppers.stiff import Stiff
 
-LOOSE = (1e-4, 1e-3)
-"""Relative tolerances at which a run begins with the stabilised method; looser ones can miss a saddle."""
-
+LOOSE = 1e-4
+"""Relative tolerance from which a run begins with the stabilised method, and does not leave it for the pair."""
+LOOSEST = 3e-3
+"""Largest relative tolerance used: beyond it a step may jump over a saddle, and hardly any gradient is saved."""
+STABILITY = 5.0
+"""Step times |Jacobian| above which stability, not accuracy, bounds a step of the pair."""
+ACCURACY = 2.3
+"""Step times |Jacobian| below which the stabilised method spends more gradients than the pair would."""
+BOUND_STEPS, FREE_STEPS = 4, 8
+"""Such steps before the pair is left, doubled at each return to it; and before the stabilised method is left."""
+LEAST_AHEAD = 200.0
+"""Gradients of the pair that must remain for a change to the stabilised method."""
+BEGIN_WITH = 0.5
+"""First step of a method over the step of the one before."""
 ADAMS_SHARE = 0.5
 """The Adams stepper needs fewer gradients than a pair: the stiff solver pays if this share of them remains."""
 TIGHTEST_ADAMS = 1e-12
@@ -34,83 +46,140 @@ def adams_pays(flops: float, size: int, rtol: float) -> bool:
 
 
 class Auto:
-    """One run that begins explicit and may go on stiff; same interface as both.
+    """One run that changes its solver as it goes; same interface as the solvers.
 
     Costly gradients: it begins with the Adams stepper. Cheap ones: with the pair of order 8, at loose tolerances with
-    the stabilised method of order 4, which needs a fraction of the gradients where stability binds, with kinks with the
-    pair of order 5. With kinks it is never handed over: a jump of the gradient is not stiffness.
+    the stabilised method of order 4. Where stability binds the steps of the pair, the stabilised method goes on with a
+    fraction of the gradients; where accuracy binds its steps, the pair returns, and is left less readily each time.
+    Where the steps of the Adams or the stabilised method are stiff and many gradients are still ahead, the stiff
+    solver takes over for good. With kinks the pair of order 5 takes the place of the other, and nothing is handed
+    over: a jump of the gradient is not stiffness. Each change, with its reason, is in ``notes``.
     """
 
     def __init__(self, field, t, state, *, rtol, atol, symmetric, kinked):
-        self.field, self._symmetric = field, symmetric
-        self._rtol, self._atol = rtol, atol
-        if adams_pays(field.kernel.flops, len(state), rtol):
-            remaining = inf if kinked else ADAMS_SHARE * stiff_gradients(field.kernel.flops)
-            self._explicit = Adams(field, t, state, rtol=rtol, atol=atol, stiff_gradients=remaining)
-        elif kinked:
-            self._explicit = Explicit(field, t, state, rtol=rtol, atol=atol, pair="rk45")
-        else:
-            begin = Stabilised if LOOSE[0] <= rtol <= LOOSE[1] else Explicit
-            remaining = stiff_gradients(field.kernel.flops)
-            self._explicit = begin(field, t, state, rtol=rtol, atol=atol, stiff_gradients=remaining)
-        self._current = self._explicit
+        self.field, self._symmetric, self._kinked = field, symmetric, kinked
+        costly = adams_pays(field.kernel.flops, len(state), rtol)
+        self._rtol = rtol if kinked or costly else min(rtol, LOOSEST)
+        self._atol = atol if self._rtol == rtol else atol * (self._rtol / rtol)
+        self._bound_steps = BOUND_STEPS
         self._base: dict[str, int] = {}
-        self._due = False
+        self._next = ""
         self.notes: list[str] = []
+        cheap = "Stabilised" if self._rtol >= LOOSE and not kinked else "Explicit"
+        self._current = self._made("Adams" if costly else cheap, t, state)
+
+    def _made(self, name: str, t, state, first_step=None) -> Any:
+        """A solver of a kind at a state."""
+        tolerances = {"rtol": self._rtol, "atol": self._atol}
+        if name == "Stiff":
+            return Stiff(self.field, t, state, symmetric=self._symmetric, **tolerances)
+        if name == "Adams":
+            remaining = inf if self._kinked else ADAMS_SHARE * stiff_gradients(self.field.kernel.flops)
+            return Adams(self.field, t, state, stiff_gradients=remaining, **tolerances)
+        if name == "Stabilised":
+            remaining = stiff_gradients(self.field.kernel.flops)
+            accuracy = 0.0 if self._rtol >= LOOSE else ACCURACY
+            options = {"stiff_gradients": remaining, "calm_limit": accuracy, "calm_steps": FREE_STEPS}
+            return Stabilised(self.field, t, state, first_step=first_step, **options, **tolerances)
+        if self._kinked:
+            return Explicit(self.field, t, state, pair="rk45", **tolerances)
+        options = {"stiff_limit": STABILITY, "stiff_gradients": LEAST_AHEAD, "stiff_steps": self._bound_steps}
+        return Explicit(self.field, t, state, first_step=first_step, **options, **tolerances)
 
     def advance(self, t_end, *, max_gradients=2**62, **options) -> Status:
-        """Advance with the solver in charge; when the explicit one calls the problem stiff, the next call hands over.
+        """Advance with the solver in charge; when another one should go on, the next call changes over.
 
-        Until then the dense output of the last explicit step is at hand.
+        Until then the dense output of the last step is at hand.
         """
-        if self._due:
-            self._due = False
-            self._hand_over(self._explicit.t, self._explicit.state, self._explicit.counts)
+        if self._next:
+            self._change()
         status = self._current.advance(t_end, max_gradients=max_gradients - self._base.get("gradients", 0), **options)
-        if status != Status.STIFF:
+        if status not in (Status.STIFF, Status.PAUSED):
             return status
-        self._due = True
-        self.notes.append(
-            f"handed over to the stiff solver at t = {self._explicit.t:.6g}: the explicit step was bound by stability"
-            f" (|Jacobian| = {self._explicit.rho:.4g}) with most of the time still ahead"
-        )
+        self._next = self._successor(status)
         return Status.PAUSED
 
-    def _hand_over(self, t, state, counts):
-        self._base = dict(counts)
-        self._current = Stiff(self.field, t, state, rtol=self._rtol, atol=self._atol, symmetric=self._symmetric)
+    def _successor(self, status: Status) -> str:
+        """Kind of the solver that should go on, empty for the one in charge; a note says why."""
+        now = self._current
+        if status == Status.STIFF and isinstance(now, Explicit):
+            self.notes.append(
+                f"stabilised method from t = {now.t:.6g} on: the step {now.step:.3g} was bound by stability"
+                f" (|Jacobian| = {now.rho:.4g})"
+            )
+            return "Stabilised"
+        if status == Status.STIFF:
+            self.notes.append(
+                f"handed over to the stiff solver at t = {now.t:.6g}: the explicit step was bound by stability"
+                f" (|Jacobian| = {now.rho:.4g}) with most of the time still ahead"
+            )
+            return "Stiff"
+        if isinstance(now, Stabilised) and now.calm:
+            self.notes.append(
+                f"pair of order 8 from t = {now.t:.6g} on: the step {now.step:.3g} was bound by accuracy"
+                f" (|Jacobian| = {now.rho:.4g})"
+            )
+            return "Explicit"
+        return ""
+
+    def _change(self) -> None:
+        """Put the next solver in charge."""
+        before, name, self._next = self._current, self._next, ""
+        if name == "Explicit":
+            self._bound_steps *= 2
+        self._base = self.counts
+        step = None if name == "Stiff" else BEGIN_WITH * before.step
+        self._current = self._made(name, before.t, before.state, step)
 
     def dense(self, t):
         """State inside the last accepted step."""
         return self._current.dense(t)
 
     def snapshot(self) -> dict:
-        """State of the solver in charge, with its name."""
-        base = {f"explicit_{name}": count for name, count in self._base.items()}
-        return self._current.snapshot() | {"solver": type(self._current).__name__} | base
+        """State of the solver in charge, with its name and the counts of those before."""
+        before = {f"before_{name}": count for name, count in self._base.items()}
+        kept = {"solver": type(self._current).__name__, "bound_steps": self._bound_steps}
+        return self._current.snapshot() | kept | before
 
     def restore(self, snapshot: dict) -> None:
         """Go to the state of a snapshot, with the solver that made it."""
-        own = {key: value for key, value in snapshot.items() if key != "solver" and not key.startswith("explicit_")}
-        if snapshot["solver"] == "Stiff":
-            counts = {k.removeprefix("explicit_"): v for k, v in snapshot.items() if k.startswith("explicit_")}
-            self._hand_over(snapshot["t"], snapshot["state"], counts)
-        elif snapshot["solver"] == "Explicit" and not isinstance(self._current, Explicit):
-            options = {
-                "rtol": self._rtol,
-                "atol": self._atol,
-                "stiff_gradients": stiff_gradients(self.field.kernel.flops),
-            }
-            self._explicit = self._current = Explicit(self.field, snapshot["t"], snapshot["state"], **options)
+        own = {key: value for key, value in snapshot.items() if not key.startswith("before_")}
+        name, self._bound_steps = own.pop("solver"), own.pop("bound_steps", BOUND_STEPS)
+        self._base = {k.removeprefix("before_"): v for k, v in snapshot.items() if k.startswith("before_")}
+        self._current, self._next = self._made(name, own["t"], own["state"], own.get("h")), ""
         self._current.restore(own)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Counts of both solvers together."""
-        own = self._current.counts
-        return {name: own.get(name, 0) + self._base.get(name, 0) for name in own}
+        """Counts of all solvers together."""
+        return {name: count + self._base.get(name, 0) for name, count in self._current.counts.items()}
 
-    def __getattr__(self, name):
-        if name in ("t", "state", "value", "velocity", "t_before", "state_before"):
-            return getattr(self._current, name)
-        raise AttributeError(name)
+    @property
+    def t(self) -> float:
+        """Time after the last accepted step."""
+        return self._current.t
+
+    @property
+    def t_before(self) -> float:
+        """Time before it."""
+        return self._current.t_before
+
+    @property
+    def state(self):
+        """State after the last accepted step."""
+        return self._current.state
+
+    @property
+    def state_before(self):
+        """State before it."""
+        return self._current.state_before
+
+    @property
+    def value(self) -> float:
+        """Objective at the state."""
+        return self._current.value
+
+    @property
+    def velocity(self):
+        """Velocity at the state."""
+        return self._current.velocity

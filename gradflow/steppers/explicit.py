@@ -50,8 +50,10 @@ class Explicit:
         A step with size times the estimated norm of the Jacobian above it counts as stiff; default: near the
         stability limit of the pair (6.1 or 3.25).
     stiff_gradients : float
-        ``advance`` returns ``Status.STIFF`` after 15 stiff steps (six calm ones in a row clear the count) if about
+        ``advance`` returns ``Status.STIFF`` after enough stiff steps (six calm ones in a row clear the count) if about
         this many gradients or more remain to t_end; infinite: never.
+    stiff_steps : int
+        How many stiff steps are enough.
 
     Raises
     ------
@@ -97,6 +99,7 @@ class Explicit:
         first_step: float | None = None,
         stiff_limit: float | None = None,
         stiff_gradients: float = math.inf,
+        stiff_steps: int = 15,
     ) -> None:
         y = start_vector(state)
         self.field = field
@@ -106,6 +109,7 @@ class Explicit:
             _tolerances(float(rtol), atol, y.size),
             float(_STIFF_LIMITS[pair] if stiff_limit is None else stiff_limit),
             float(stiff_gradients),
+            int(stiff_steps),
         )
         stages, used = self._pair.A.shape[0], self._pair.interpolant.weights.shape
         rows = aligned_rows(7 + stages, y.size)

@@ -7,13 +7,22 @@ import numpy as np
 
 from gradflow.kernels.calls import compiled
 from gradflow.status import Status
-from gradflow.steppers.adaptive import Control, Limits
+from gradflow.steppers.adaptive import Limits
 from gradflow.steppers.beginning import propose_first_step
 from gradflow.steppers.explicit import _tolerances
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
 from gradflow.steppers.stabilised_coefficients import Coefficients, coefficients
-from gradflow.steppers.stabilised_loop import HELPERS, RECORD, RESUMED_COUNTERS, RESUMED_NUMBERS, TWINS, Memory, advance
+from gradflow.steppers.stabilised_loop import (
+    HELPERS,
+    RECORD,
+    RESUMED_COUNTERS,
+    RESUMED_NUMBERS,
+    TWINS,
+    Control,
+    Memory,
+    advance,
+)
 
 _RESUMED = RESUMED_NUMBERS + RESUMED_COUNTERS
 _ROUNDING = 1e-17
@@ -52,6 +61,10 @@ class Stabilised:
     stiff_gradients : float
         ``advance`` returns ``Status.STIFF`` after 15 stiff steps (six calm ones in a row clear the count), with the
         next one stiff too, if about this many gradients or more remain to t_end; infinite: never.
+    calm_limit : float
+        A step with size times spectral radius below it is one that an explicit pair could take too.
+    calm_steps : int
+        ``advance`` returns ``Status.PAUSED``, and ``calm`` is true, after so many such steps in a row.
 
     Raises
     ------
@@ -97,13 +110,16 @@ class Stabilised:
         first_step: float | None = None,
         stiff_limit: float = 3.0,
         stiff_gradients: float = math.inf,
+        calm_limit: float = 0.0,
+        calm_steps: int = UNLIMITED,
     ) -> None:
         y = start_vector(state)
         size = y.size
         self.field = field
         self._method = _bounded(coefficients(), float(rtol))
         tolerances = _tolerances(float(rtol), atol, size)
-        self._control = Control(float(rtol), tolerances, float(stiff_limit), float(stiff_gradients))
+        stiff, calm = (float(stiff_limit), float(stiff_gradients)), (float(calm_limit), int(calm_steps))
+        self._control = Control(float(rtol), tolerances, *stiff, *calm)
         self._memory = Memory(
             y,
             y.copy(),
@@ -308,6 +324,11 @@ class Stabilised:
     def rho(self) -> float:
         """Estimate of the spectral radius of the Jacobian; 0 before the first."""
         return float(self._now["rho"])
+
+    @property
+    def calm(self) -> bool:
+        """Whether the last steps were all so short that an explicit pair could take them."""
+        return bool(self._now["slack"] >= self._control.calm_steps)
 
     @property
     def stages(self) -> int:

@@ -1,7 +1,7 @@
 """The loop of the stabilised stepper: one source, compiled for compiled fields and interpreted for others.
 
-All that is compiled together lives in this file, ``call`` excepted: a cached function does not notice that a function
-of another file has changed.
+All that is compiled together lives in this file and the one of the dense output: a cached function does not notice
+that a function of another file has changed, so that a change there asks for an empty cache.
 """
 
 import math
@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.kernels.calls import call, uncounted
+from gradflow.kernels.calls import uncounted
 from gradflow.status import Status
+from gradflow.steppers.stabilised_dense import DENSE_HELPERS, DENSE_TWINS, add, evaluate, interpolate
 
 _GO_ON = -1
 _PAUSED = int(Status.PAUSED)
@@ -34,17 +35,23 @@ _RADIUS_STEPS = 8
 """Accepted steps after which the radius is measured again."""
 _APART = 1e-6
 """Arm of the difference quotient for the radius, relative to the state."""
-_ARM = 1e-5
-"""Arm of the difference quotient for the second derivative, relative to the step."""
-_LEAST_RATIO = 0.1
-"""Least ratio of a step to the next at which the interpolant uses the slope from before both."""
-
 RESUMED_NUMBERS = ("t", "h", "error_before", "value", "rho", "t_before")
-RESUMED_COUNTERS = ("accepted", "rejected", "gradients", "stiff", "calm", "probing", "age", "row")
+RESUMED_COUNTERS = ("accepted", "rejected", "gradients", "stiff", "calm", "slack", "probing", "age", "row")
 RECORD = np.dtype(
     [(name, "f8") for name in (*RESUMED_NUMBERS, "t_older", "length", "h_tried", "held_for")]
     + [(name, "i8") for name in (*RESUMED_COUNTERS, "has_step", "has_bend")]
 )
+
+
+class Control(NamedTuple):
+    """Tolerances; when to call the problem stiff; when to call it calm."""
+
+    rtol: float
+    atol: np.ndarray
+    stiff_limit: float
+    stiff_gradients: float
+    calm_limit: float
+    calm_steps: int
 
 
 class Memory(NamedTuple):
@@ -143,29 +150,6 @@ def scale_loops(out, factor):
         out[i] *= factor
 
 
-def add(out, a, factor, b):
-    """Write a + factor b to out."""
-    np.add(a, factor * b, out=out)
-
-
-def add_loops(out, a, factor, b):
-    """The same for compiled code."""
-    for i in range(out.size):
-        out[i] = a[i] + factor * b[i]
-
-
-def blend(out, y, y_new, first, last, third, change, slopes):
-    """Write y + change (y_new - y) + slopes . (first, last, third) to out."""
-    out[:] = y + change * (y_new - y) + (slopes[0] * first + slopes[1] * last + slopes[2] * third)
-
-
-def blend_loops(out, y, y_new, first, last, third, change, slopes):
-    """The same for compiled code."""
-    for i in range(out.size):
-        slope = slopes[0] * first[i] + slopes[1] * last[i] + slopes[2] * third[i]
-        out[i] = y[i] + change * (y_new[i] - y[i]) + slope
-
-
 def norm(a):
     """Euclidean norm."""
     return math.sqrt(np.dot(a, a))
@@ -177,12 +161,6 @@ def norm_loops(a):
     for i in range(a.size):
         total += a[i] * a[i]
     return math.sqrt(total)
-
-
-def evaluate(rhs, t, state, out):
-    """One evaluation of the right-hand side."""
-    velocity, chain, numbers, layout, work, coefficients = rhs
-    return call(velocity, t, state, out, chain, numbers, layout, work, coefficients)
 
 
 def probe(rhs, memory, now):
@@ -329,9 +307,14 @@ def accept(memory, now, t_new, length, row, value, error, cut):
 
 
 def watch_stiffness(control, now, cut):
-    """Count the steps that are many times longer than the fastest decay; six calm ones in a row clear the count."""
+    """Count the steps that are many times longer than the fastest decay; six calm ones in a row clear the count.
+
+    Steps so short that a method of fixed stability interval could take them are counted too, as long as they follow
+    one another.
+    """
     if cut:
         return
+    now["slack"] = now["slack"] + 1 if now["length"] * now["rho"] < control.calm_limit else 0
     if now["length"] * now["rho"] > control.stiff_limit:
         now["stiff"] += 1
         now["calm"] = 0
@@ -351,50 +334,12 @@ def stop(method, control, limits, now, last_step):
         if method.stages[now["row"]] * (limits.t_end - now["t"]) > control.stiff_gradients * now["h"]:
             now["stiff"] = 0
             return _STIFF
-    if now["accepted"] >= last_step:
+    if now["accepted"] >= last_step or now["slack"] >= control.calm_steps:
         return _PAUSED
     cost = 1 if now["probing"] else method.stages[plan(method, now, limits.t_end)[1]]
     if now["gradients"] + cost + 1 > limits.max_gradients:
         return _GRADIENT_BUDGET
     return _GO_ON
-
-
-def interpolate(rhs, memory, now, time, out):
-    """State at a time inside the last step.
-
-    The cubic through both ends with their slopes, and the multiple of x^2 (1-x)^2 that makes the slope right at the
-    start of the step before; if there is none, or it was short, the second derivative at the start of the last step.
-    """
-    m, length, before = memory, now["length"], now["t_before"]
-    x = (time - before) / length
-    rest = 1.0 - x
-    lift = x * x * rest * rest
-    r = (before - now["t_older"]) / length
-    if r > _LEAST_RATIO:
-        third, scale = m.velocities[2], lift / (2.0 * r * (1.0 + r) * (1.0 + 2.0 * r))
-        change, first, last = (
-            -6.0 * r * (1.0 + r) * scale,
-            (1.0 + r) * (1.0 + 3.0 * r) * scale,
-            r * (2.0 + 3.0 * r) * scale,
-        )
-        other = -scale
-    else:
-        if not now["has_bend"]:
-            start_bend(rhs, memory, now)
-        third, change, first, last, other = m.bend, -3.0 * lift, 2.0 * lift, lift, 0.5 / _ARM * lift
-    change += x * x * (3.0 - 2.0 * x)
-    slopes = (length * (first + x * rest * rest), length * (last - x * x * rest), length * other)
-    blend(out, m.y_before, m.y, m.velocities[1], m.velocities[0], third, change, slopes)
-
-
-def start_bend(rhs, memory, now):
-    """Change of the velocity along the flow, over a small part of the last step from its start."""
-    m, arm = memory, _ARM * now["length"]
-    add(m.scratch, m.y_before, arm, m.velocities[1])
-    evaluate(rhs, now["t_before"] + arm, m.scratch, m.bend)
-    add(m.bend, m.bend, -1.0, m.velocities[1])
-    now["gradients"] += 1
-    now["has_bend"] = 1
 
 
 def advance(rhs, method, control, limits, memory, record, save_at, saved, first):
@@ -424,7 +369,6 @@ def advance(rhs, method, control, limits, memory, record, save_at, saved, first)
 
 
 HELPERS = (
-    evaluate,
     probe,
     plan,
     run_stages,
@@ -434,8 +378,7 @@ HELPERS = (
     accept,
     watch_stiffness,
     stop,
-    interpolate,
-    start_bend,
+    *DENSE_HELPERS,
 )
 TWINS = (
     (combine, combine_loops),
@@ -443,7 +386,6 @@ TWINS = (
     (scaled_square, scaled_square_loops),
     (assign, assign_loops),
     (scale, scale_loops),
-    (add, add_loops),
-    (blend, blend_loops),
+    *DENSE_TWINS,
     (norm, norm_loops),
 )
