@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.core.sigutils import normalize_signature
 
+import gradflow.kernels.announce  # noqa: F401
 from gradflow.kernels.calls import SAFE_MATH
 
 carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]

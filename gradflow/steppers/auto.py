@@ -13,7 +13,7 @@ from gradflow.steppers.stiff import Stiff
 
 LOOSE = 1e-4
 """Relative tolerance from which a run begins with the stabilised method, and does not leave it for the pair."""
-LOOSEST = 3e-3
+LOOSEST = 2e-3
 """Largest relative tolerance used: beyond it a step may jump over a saddle, and hardly any gradient is saved."""
 STABILITY = 5.0
 """Step times |Jacobian| above which stability, not accuracy, bounds a step of the pair."""
@@ -21,7 +21,9 @@ ACCURACY = 2.3
 """Step times |Jacobian| below which the stabilised method spends more gradients than the pair would."""
 BOUND_STEPS, FREE_STEPS = 4, 8
 """Such steps before the pair is left, doubled at each return to it; and before the stabilised method is left."""
-LEAST_AHEAD = 200.0
+STIFF, STIFF_AND_LOOSE = 3.0, 10.0
+"""Step times |Jacobian| above which a stabilised step counts as stiff; the second at loose tolerances."""
+LEAST_AHEAD = 1000.0
 """Gradients of the pair that must remain for a change to the stabilised method."""
 BEGIN_WITH = 0.5
 """First step of a method over the step of the one before."""
@@ -77,9 +79,9 @@ class Auto:
             remaining = inf if self._kinked else ADAMS_SHARE * stiff_gradients(self.field.kernel.flops)
             return Adams(self.field, t, state, stiff_gradients=remaining, **tolerances)
         if name == "Stabilised":
-            remaining = stiff_gradients(self.field.kernel.flops)
-            accuracy = 0.0 if self._rtol >= LOOSE else ACCURACY
-            options = {"stiff_gradients": remaining, "calm_limit": accuracy, "calm_steps": FREE_STEPS}
+            stiff, calm = (STIFF_AND_LOOSE, 0.0) if self._rtol >= LOOSE else (STIFF, ACCURACY)
+            options = {"stiff_limit": stiff, "stiff_gradients": stiff_gradients(self.field.kernel.flops)}
+            options |= {"calm_limit": calm, "calm_steps": FREE_STEPS}
             return Stabilised(self.field, t, state, first_step=first_step, **options, **tolerances)
         if self._kinked:
             return Explicit(self.field, t, state, pair="rk45", **tolerances)
@@ -138,15 +140,16 @@ class Auto:
     def snapshot(self) -> dict:
         """State of the solver in charge, with its name and the counts of those before."""
         before = {f"before_{name}": count for name, count in self._base.items()}
-        kept = {"solver": type(self._current).__name__, "bound_steps": self._bound_steps}
+        kept = {"solver": type(self._current).__name__, "next": self._next, "bound_steps": self._bound_steps}
         return self._current.snapshot() | kept | before
 
     def restore(self, snapshot: dict) -> None:
         """Go to the state of a snapshot, with the solver that made it."""
         own = {key: value for key, value in snapshot.items() if not key.startswith("before_")}
-        name, self._bound_steps = own.pop("solver"), own.pop("bound_steps", BOUND_STEPS)
+        name, following = own.pop("solver"), own.pop("next", "")
+        self._bound_steps = own.pop("bound_steps", BOUND_STEPS)
         self._base = {k.removeprefix("before_"): v for k, v in snapshot.items() if k.startswith("before_")}
-        self._current, self._next = self._made(name, own["t"], own["state"], own.get("h")), ""
+        self._current, self._next = self._made(name, own["t"], own["state"], own.get("h")), following
         self._current.restore(own)
 
     @property
