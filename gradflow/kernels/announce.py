@@ -13,7 +13,7 @@ class _Announcement(event.Listener):
     def on_start(self, event):
         """A compilation begins."""
         function = event.data["dispatcher"].py_func
-        if not self.said and function.__module__.startswith("gradflow."):
+        if not self.said and str(function.__module__).startswith("gradflow."):
             self.said = True
             print("gradflow: compiling; it takes some seconds, once, and is then cached on disk", file=sys.stderr)
 
