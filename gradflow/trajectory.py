@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -81,14 +82,16 @@ class Trajectory:
         self.t, self.states = np.asarray(t), np.asarray(states)
         self.status, self.counts = status, dict(counts)
         self.events, self.notes = list(events), list(notes)
-        self.run, self._config, self.clocked = run, config or {}, clocked
+        self.run, self.clocked = run, clocked
+        self._config = config or {}
         own = {name: Record(self.t, values) for name, values in dynamics.records(problem, self.states).items()}
         self.records: dict[str, Record] = own | dict(records or {})
 
     @cached_property
     def config(self) -> dict:
         """The call as JSON, with versions and commit; made when first asked for."""
-        return self._config() if callable(self._config) else self._config
+        made: Any = self._config() if callable(self._config) else self._config
+        return made
 
     @cached_property
     def theta(self) -> np.ndarray:

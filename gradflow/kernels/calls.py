@@ -254,7 +254,8 @@ def _register_uncounted() -> None:
             array.parent = cgutils.get_null_value(array.parent.type)
             return array._getvalue()
         if isinstance(kind, types.BaseTuple):
-            parts = [strip(context, builder, part, builder.extract_value(value, i)) for i, part in enumerate(kind)]
+            kinds: Any = kind
+            parts = [strip(context, builder, part, builder.extract_value(value, i)) for i, part in enumerate(kinds)]
             return context.make_tuple(builder, kind, parts)
         return value
 

@@ -1,8 +1,4 @@
-"""The loop of the adaptive explicit pairs: one source, compiled for compiled fields and interpreted for others.
-
-All that is compiled together lives in this file, or is linked by the name of its symbol: a cached function does not
-notice that a function of another file has changed.
-"""
+"""The loop of the adaptive explicit pairs: one source, compiled for compiled fields and interpreted for others."""
 
 import math
 from typing import NamedTuple

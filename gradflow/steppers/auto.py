@@ -149,7 +149,7 @@ class Auto:
         name, following = own.pop("solver"), own.pop("next", "")
         self._bound_steps = own.pop("bound_steps", BOUND_STEPS)
         self._base = {k.removeprefix("before_"): v for k, v in snapshot.items() if k.startswith("before_")}
-        self._current, self._next = self._made(name, own["t"], own["state"], own.get("h")), following
+        self._current, self._next = self._made(name, own["t"], own["state"], own.get("h") or None), following
         self._current.restore(own)
 
     @property

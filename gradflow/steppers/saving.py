@@ -143,7 +143,7 @@ def take_snapshot(record: np.ndarray, names: tuple[str, ...], memory: Any, last:
         kept, state, velocity = now, memory.y, memory.K[last if now["has_stages"] else 0]
     else:
         kept, state, velocity = record[1], memory.y_held, memory.velocity_held
-    numbers = dict(zip(record.dtype.names, kept.item(), strict=True))
+    numbers: dict[str, Any] = dict(zip(record.dtype.names or (), kept.item(), strict=True))
     return {name: numbers[name] for name in names} | {"state": state.copy(), "velocity": velocity.copy()}
 
 

@@ -1,8 +1,4 @@
-"""The loop of the stabilised stepper: one source, compiled for compiled fields and interpreted for others.
-
-All that is compiled together lives in this file and the one of the dense output: a cached function does not notice
-that a function of another file has changed, so that a change there asks for an empty cache.
-"""
+"""The loop of the stabilised stepper: one source, compiled for compiled fields and interpreted for others."""
 
 import math
 from typing import NamedTuple
