@@ -140,13 +140,13 @@ class Auto:
     def snapshot(self) -> dict:
         """State of the solver in charge, with its name and the counts of those before."""
         before = {f"before_{name}": count for name, count in self._base.items()}
-        kept = {"solver": type(self._current).__name__, "next": self._next, "bound_steps": self._bound_steps}
+        kept = {"solver": type(self._current).__name__, "successor": self._next, "bound_steps": self._bound_steps}
         return self._current.snapshot() | kept | before
 
     def restore(self, snapshot: dict) -> None:
         """Go to the state of a snapshot, with the solver that made it."""
         own = {key: value for key, value in snapshot.items() if not key.startswith("before_")}
-        name, following = own.pop("solver"), own.pop("next", "")
+        name, following = own.pop("solver"), own.pop("successor", "")
         self._bound_steps = own.pop("bound_steps", BOUND_STEPS)
         self._base = {k.removeprefix("before_"): v for k, v in snapshot.items() if k.startswith("before_")}
         self._current, self._next = self._made(name, own["t"], own["state"], own.get("h") or None), following
