@@ -250,7 +250,7 @@ def snapshot_of(results, row):
     return numbers | {"state": results.kept_state[row], "velocity": results.kept_velocity[row]}
 
 
-def test_the_hand_over_is_that_of_the_lane_and_the_rest_that_of_the_stiff_solver():
+def test_the_single_run_goes_on_where_the_lane_left_off_and_ends_as_the_stiff_solver():
     problem = make(gf.FullyConnected([2, 6, 1], "tanh", bias=True), "square", n=12)
     starts, t_end, rtol = starts_of(problem, 6), 3e4, 1e-6
     atol = np.array([1e-2 * rtol * typical(row) for row in starts])
@@ -260,7 +260,8 @@ def test_the_hand_over_is_that_of_the_lane_and_the_rest_that_of_the_stiff_solver
     assert (results.status == Status.STIFF).all()
     for row in range(6):
         kept, field = results.records[row, 1], make_field(problem, FLOW, problem.kernel)
-        assert f"at t = {kept['t']:.6g}:" in batch[row].notes[0]
+        assert batch[row].notes[0].startswith(f"stabilised method from t = {kept['t']:.6g} on")
+        assert batch[row].notes[-1].startswith("handed over to the stiff solver at t = ")
         stiff = Stiff(field, kept["t"], results.kept_state[row], rtol=rtol, atol=float(atol[row]), symmetric=True)
         assert stiff.advance(t_end) == Status.REACHED_END
         assert close(batch[row].end, stiff.state, 10 * rtol)
