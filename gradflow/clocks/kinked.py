@@ -19,6 +19,12 @@ LARGE_MARGIN = 30.0
 class LogMaskedNetwork(MaskedNetwork):
     """Network with stored masks under the log of its loss."""
 
+    def __init__(self, problem):
+        super().__init__(problem)
+        passes = self.passes
+        self.layout[passes.LOSS] = LOSSES["square"]
+        self.numbers[[passes.FACTOR, passes.DECAY]] = 0.5, 0.0
+
     def run(self, theta, sigma) -> Pass:
         """log L and its gradient: by a square loss whose residuals are the derivatives of log L in the outputs."""
         h = self.forward(theta, sigma)[2]
@@ -30,11 +36,8 @@ class LogMaskedNetwork(MaskedNetwork):
         if self.bias:
             f = f + theta[at + outputs * inputs :]
         value, slope = log_loss(self.problem.loss, f, self.problem.y)
-        z, slopes, h, delta = np.empty((4, self.size))
-        gradient, loss = np.empty(theta.size), (LOSSES["square"], 0.5, 0.0)
-        targets = np.ascontiguousarray(f - slope)
-        self.passes.gradient(theta, sigma, self.x, targets, *self._layout, *loss, z, slopes, h, delta, gradient)
-        return Pass(value, gradient, z, slopes, h, delta)
+        self.numbers[self.layout[self.passes.Y] :] = (f - slope).ravel()
+        return replace(super().run(theta, sigma), value=value)
 
 
 def log_loss(loss, f, y) -> tuple[float, np.ndarray]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.activations import CODES, KINKED
+from gradflow.activations import KINKED
 from gradflow.kinks.collinear import representatives
 from gradflow.losses import CODES as LOSSES
 
@@ -57,19 +57,17 @@ class MaskedNetwork:
         self.widths = np.array([stages[0].inputs, *(stage.outputs for stage in stages)], dtype=np.int64)
         hidden = stages[:-1]
         names = [stage.activation.name for stage in hidden]
-        codes = np.array([CODES[name] for name in names], dtype=np.int64)
-        below = {"relu": 0.0, "abs": -1.0}
+        below = {"linear": 1.0, "relu": 0.0, "abs": -1.0}
         low = np.array([below.get(stage.activation.name, stage.activation.slope) for stage in hidden], dtype=float)
         high = np.ones(len(hidden))
         sizes = [(stage.inputs + self.bias) * stage.outputs for stage in stages]
         self.weights_at = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
         self.kinks_at = np.concatenate([[0], n * np.cumsum(self.widths[1:-1])]).astype(np.int64)
-        self.x, self.y = problem.x.copy(), problem.y.copy()
-        self._layout = (self.widths, codes, low, high, self.bias, self.weights_at, self.kinks_at)
-        self._loss = (LOSSES[problem.loss.name], problem.loss.factor(n), problem.decay)
+        self.x = problem.x.copy()
         self.kinked_layers = [l for l, name in enumerate(names) if name in KINKED]
         self.flat, self.first_degree = self.kinked_layers == [0], 1
         self._index(low, high)
+        self._pack(stages, low, high)
         self.first_entries = self._first_entries()
 
     def _first_entries(self) -> np.ndarray:
@@ -83,6 +81,18 @@ class MaskedNetwork:
         """Factors (q, b) of first-layer units: z' = q x . w' for entries w of the state, and B grad z = b q x."""
         ones = np.ones(len(neurons))
         return ones, ones
+
+    def _pack(self, stages, low, high):
+        """Sizes, places and data for the compiled passes."""
+        passes, problem = self.passes, self.problem
+        codes = [stage.activation.code for stage in stages]
+        table = np.column_stack([self.widths[:-1], self.widths[1:], codes, self.weights_at, self.kinks_at])
+        x_at = passes.SLOPES + 2 * low.size
+        y_at = x_at + self.x.size
+        head = [self.n, len(stages), LOSSES[problem.loss.name], self.bias, self.size, problem.size, x_at, y_at]
+        self.layout = np.concatenate([head, table.ravel()]).astype(np.int64)
+        data = [problem.loss.factor(self.n), problem.decay, *np.column_stack([low, high - low]).ravel()]
+        self.numbers = np.concatenate([data, self.x.ravel(), problem.y.ravel()]).astype(float)
 
     def _index(self, low, high):
         """Which units are kinks of their own, which ones follow another, and the jump of the slope at each."""
@@ -109,24 +119,20 @@ class MaskedNetwork:
 
     def run(self, theta, sigma) -> Pass:
         """Objective and gradient at theta (P,) under the masks sigma."""
-        z, slope, h, delta = np.empty((4, self.size))
-        out = np.empty(theta.size)
-        value = self.passes.gradient(theta, sigma, self.x, self.y, *self._layout, *self._loss, z, slope, h, delta, out)
-        return Pass(value, out, z, slope, h, delta)
+        units, out = np.empty((4, self.size)), np.empty(theta.size)
+        value = self.passes.gradient(theta, sigma, self.layout, self.numbers, units, out)
+        return Pass(value, out, *units)
 
     def forward(self, theta, sigma) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pre-activations, slopes and values of the hidden units."""
-        z, slope, h = np.empty((3, self.size))
-        self.passes.forward(theta, sigma, self.x, *self._layout, z, slope, h)
-        return z, slope, h
+        units = np.empty((4, self.size))
+        self.passes.forward(theta, sigma, self.layout, self.numbers, units)
+        return units[0], units[1], units[2]
 
     def normals(self, theta, slope, h, kinks) -> np.ndarray:
         """Gradients (len(kinks), P) of the pre-activations of the given kinks."""
         rows = np.empty((len(kinks), theta.size))
-        self.passes.normals(
-            theta, self.x, self.widths, self.bias, self.weights_at, self.kinks_at, slope, h,
-            self.layers[kinks], self.samples[kinks], self.neurons[kinks], rows,
-        )  # fmt: skip
+        self.passes.normals(theta, self.layout, self.numbers, slope, h, np.ascontiguousarray(kinks), rows)
         return rows
 
     def raised(self, theta, normals) -> np.ndarray:
@@ -176,7 +182,7 @@ class MaskedNetwork:
     def remove_rows(self, vector, rows, neurons) -> None:
         """Remove orthonormal rows from the weights (and bias) of the given neurons of the first layer."""
         inputs = int(self.widths[0])
-        self.passes.project_rows(vector, rows, neurons, inputs, 0, inputs * int(self.widths[1]))
+        self.passes.project_rows(vector, rows, neurons, inputs, inputs * int(self.widths[1]))
 
     def first_layer(self, step) -> np.ndarray:
         """Coefficients (m, n * width) of x, x^2, ... of the first layer's pre-activations inside a step."""

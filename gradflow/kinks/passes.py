@@ -1,193 +1,70 @@
-"""Compiled passes through a network whose kinked units carry stored masks instead of comparing with zero."""
+"""Compiled passes through a network whose kinked units carry stored masks instead of comparing with zero.
+
+`layout` holds sizes and places, `numbers` the slopes on both sides of each layer's kinks and the data. `units` has four
+rows, one number per hidden unit and sample: pre-activations, slopes, values, adjoints of the values. Procedures know
+their arrays by address.
+"""
 
 import math
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
-OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
+from gradflow.activations import CODES
+from gradflow.kernels.elementwise import activate, exponentials
+from gradflow.kernels.matrices import add_penalty, multiply, multiply_nt, multiply_tn
+from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, procedure, view
 
-LINEAR, RELU, LEAKY, TANH, SIGMOID, SOFTPLUS, GELU, QUADRATIC, ABS, RELU_SQUARED = range(10)
+SAMPLES, DEPTH, LOSS, BIAS, UNITS, SIZE, X, Y, HEAD = range(9)
+INPUTS, OUTPUTS, CODE, WEIGHT, UNIT, LAYER = range(6)
+FACTOR, DECAY, SLOPES = range(3)
 SQUARE, EXPONENTIAL, LOGISTIC = range(3)
+LINEAR, RELU, LEAKY, ABS = (CODES[name] for name in ("linear", "relu", "leaky_relu", "abs"))
+INT, FLOAT = types.int64, types.float64
 
 
 @njit(**OPTIONS)
-def smooth(code, z):
-    """Value and slope of a smooth activation."""
-    if code == TANH:
-        value = math.tanh(z)
-        return value, 1.0 - value * value
-    if code == SIGMOID or code == SOFTPLUS:
-        small = math.exp(-abs(z))
-        half = 1.0 / (1.0 + small)
-        gate = half if z >= 0.0 else small * half
-        if code == SIGMOID:
-            return gate, small * half * half
-        return max(z, 0.0) + math.log1p(small), gate
-    if code == GELU:
-        normal = 0.5 * math.erfc(-z * math.sqrt(0.5))
-        return z * normal, normal + z * math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
-    if code == QUADRATIC:
-        return z * z, 2.0 * z
-    if code == RELU_SQUARED:
-        part = max(z, 0.0)
-        return part * part, 2.0 * part
-    return z, 1.0
+def _row(layout, l):
+    """Entries of the layout that belong to a layer."""
+    return integer_view(layout + 8 * (HEAD + LAYER * l), LAYER)
 
 
 @njit(**OPTIONS)
-def kinked(code):
-    """Whether an activation has a kink at 0."""
-    return code == RELU or code == LEAKY or code == ABS
+def _hidden(count, code, low, gap, sigma, z, slope, h):
+    """Slopes and values of one hidden layer."""
+    smooth = code != LINEAR and code != RELU and code != LEAKY and code != ABS
+    if smooth:
+        activate(code, low, count, z, h, slope)
+        return
+    sigma, z, slope, h = view(sigma, count), view(z, count), view(slope, count), view(h, count)
+    for i in range(count):
+        slope[i] = low + gap * sigma[i]
+        h[i] = slope[i] * z[i]
 
 
-@njit(**OPTIONS)
-def forward(theta, sigma, x, widths, codes, low, high, bias, weights_at, kinks_at, z, slope, h):
-    """Fill pre-activations, slopes and values of the hidden layers; return the outputs."""
-    n, before = x.shape[0], x
-    for l in range(widths.size - 1):
-        inputs, outputs = widths[l], widths[l + 1]
-        at = weights_at[l]
-        W = theta[at : at + inputs * outputs].reshape(outputs, inputs)
-        result = np.dot(before, W.T)
-        if bias:
-            result += theta[at + inputs * outputs : at + inputs * outputs + outputs]
-        if l == widths.size - 2:
-            return result
-        start, stop = kinks_at[l], kinks_at[l + 1]
-        flat = result.ravel()
-        if kinked(codes[l]):
-            gap = high[l] - low[l]
-            for i in range(stop - start):
-                z[start + i] = flat[i]
-                slope[start + i] = low[l] + gap * sigma[start + i]
-                h[start + i] = slope[start + i] * flat[i]
-        else:
-            for i in range(stop - start):
-                z[start + i] = flat[i]
-                h[start + i], slope[start + i] = smooth(codes[l], flat[i])
-        before = h[start:stop].reshape(n, outputs)
-    return before
+@procedure(integers(6))
+def pass_forward(layout, numbers, theta, sigma, units, outputs):
+    """Fill pre-activations, slopes and values of the hidden layers, and the outputs."""
+    head = integer_view(layout, HEAD)
+    n, depth, size = head[SAMPLES], head[DEPTH], 8 * head[UNITS]
+    below = numbers + 8 * head[X]
+    for l in range(depth):
+        row = _row(layout, l)
+        width, inputs, weight = row[OUTPUTS], row[INPUTS], theta + 8 * row[WEIGHT]
+        z = units + 8 * row[UNIT] if l < depth - 1 else outputs
+        multiply_nt(n, width, inputs, below, weight, z, 0, 0, 0)
+        if head[BIAS]:
+            block, bias = view(z, n * width), view(weight + 8 * width * inputs, width)
+            for i in range(n):
+                for c in range(width):
+                    block[i * width + c] += bias[c]
+        if l < depth - 1:
+            slopes, h = view(numbers + 8 * (SLOPES + 2 * l), 2), z + 2 * size
+            _hidden(n * width, row[CODE], slopes[0], slopes[1], sigma + 8 * row[UNIT], z, z + size, h)
+            below = h
 
 
-@njit(**OPTIONS)
-def loss_slope(outputs, y, code, factor):
-    """Loss, and its slope by the outputs (written over them)."""
-    total = 0.0
-    n, k = outputs.shape
-    for i in range(n):
-        if code == SQUARE:
-            for c in range(k):
-                gap = outputs[i, c] - y[i, c]
-                total += gap * gap
-                outputs[i, c] = 2.0 * factor * gap
-        elif code == EXPONENTIAL:
-            weight = math.exp(-y[i, 0] * outputs[i, 0])
-            total += weight
-            outputs[i, 0] = -factor * y[i, 0] * weight
-        elif code == LOGISTIC:
-            margin = y[i, 0] * outputs[i, 0]
-            small = math.exp(-abs(margin))
-            total += max(-margin, 0.0) + math.log1p(small)
-            outputs[i, 0] = -factor * y[i, 0] * (small if margin >= 0.0 else 1.0) / (1.0 + small)
-        else:
-            top = outputs[i, 0]
-            for c in range(1, k):
-                top = max(top, outputs[i, c])
-            norm = 0.0
-            for c in range(k):
-                total -= y[i, c] * (outputs[i, c] - top)
-                outputs[i, c] = math.exp(outputs[i, c] - top)
-                norm += outputs[i, c]
-            total += math.log(norm)
-            for c in range(k):
-                outputs[i, c] = factor * (outputs[i, c] / norm - y[i, c])
-    return factor * total
-
-
-@njit(**OPTIONS)
-def gradient(
-    theta, sigma, x, y, widths, codes, low, high, bias, weights_at, kinks_at, loss, factor, decay,
-    z, slope, h, delta, out,
-):  # fmt: skip
-    """Objective; fills pre-activations, slopes, values, adjoints of the values and the gradient under the masks."""
-    n = x.shape[0]
-    errors = forward(theta, sigma, x, widths, codes, low, high, bias, weights_at, kinks_at, z, slope, h)
-    value = loss_slope(errors, y, loss, factor)
-    for l in range(widths.size - 2, -1, -1):
-        inputs, outputs = widths[l], widths[l + 1]
-        at = weights_at[l]
-        before = x if l == 0 else h[kinks_at[l - 1] : kinks_at[l]].reshape(n, inputs)
-        out[at : at + inputs * outputs].reshape(outputs, inputs)[:, :] = np.dot(errors.T, before)
-        if bias:
-            for c in range(outputs):
-                total = 0.0
-                for i in range(n):
-                    total += errors[i, c]
-                out[at + inputs * outputs + c] = total
-        if l > 0:
-            adjoint = np.dot(errors, theta[at : at + inputs * outputs].reshape(outputs, inputs))
-            flat, start = adjoint.ravel(), kinks_at[l - 1]
-            for i in range(flat.size):
-                delta[start + i] = flat[i]
-                flat[i] *= slope[start + i]
-            errors = adjoint
-    if decay > 0.0:
-        for p in range(theta.size):
-            value += decay * theta[p] * theta[p]
-            out[p] += 2.0 * decay * theta[p]
-    return value
-
-
-@njit(**OPTIONS)
-def normals(theta, x, widths, bias, weights_at, kinks_at, slope, h, layers, samples, neurons, out):
-    """Rows of `out`: gradient of the pre-activation of each kink by theta."""
-    widest = widths.max()
-    seed, lower = np.empty(widest), np.empty(widest)
-    out[:] = 0.0
-    for a in range(layers.size):
-        l, i = layers[a], samples[a]
-        seed[: widths[l + 1]] = 0.0
-        seed[neurons[a]] = 1.0
-        first, last = neurons[a], neurons[a] + 1
-        while True:
-            inputs, outputs, at = widths[l], widths[l + 1], weights_at[l]
-            start = kinks_at[l - 1] + i * inputs if l > 0 else 0
-            lower[:inputs] = 0.0
-            for c in range(first, last):
-                if seed[c] == 0.0:
-                    continue
-                for p in range(inputs):
-                    value = x[i, p] if l == 0 else h[start + p]
-                    out[a, at + c * inputs + p] = seed[c] * value
-                    lower[p] += seed[c] * theta[at + c * inputs + p]
-                if bias:
-                    out[a, at + inputs * outputs + c] = seed[c]
-            if l == 0:
-                break
-            for p in range(inputs):
-                seed[p] = lower[p] * slope[start + p]
-            first, last = 0, inputs
-            l -= 1
-
-
-@njit(**OPTIONS)
-def project_rows(vector, rows, neurons, inputs, weights_at, bias_at):
-    """Remove from the blocks (weights, bias) of the given neurons of the first layer the orthonormal rows."""
-    for r in range(neurons.size):
-        at, b = weights_at + neurons[r] * inputs, bias_at + neurons[r]
-        total = 0.0
-        for p in range(inputs):
-            total += rows[r, p] * vector[at + p]
-        if rows.shape[1] > inputs:
-            total += rows[r, inputs] * vector[b]
-        for p in range(inputs):
-            vector[at + p] -= total * rows[r, p]
-        if rows.shape[1] > inputs:
-            vector[b] -= total * rows[r, inputs]
-
-
-@njit(**OPTIONS)
+@njit("f8(f8[::1], i8)", cache=True, **OPTIONS)
 def first_below_zero(bernstein, depth):
     """First x in [0, 1] from which a polynomial in Bernstein form is negative; 2 if it never is."""
     size = bernstein.size
@@ -224,50 +101,209 @@ def first_below_zero(bernstein, depth):
 
 
 @njit(**OPTIONS)
-def suspects(bernstein, signs, slack, out):
-    """Mark the columns (kinks with sign +-1; 0 is passed over) with a coefficient below -slack; return their number."""
-    count = 0
-    degree, size = bernstein.shape
-    out[:] = False
-    for p in range(degree):
-        for a in range(size):
-            if signs[a] * bernstein[p, a] < -slack:
-                out[a] = True
-    for a in range(size):
-        count += out[a]
-    return count
+def _loss_slope(n, k, outputs, y, code, factor):
+    """Loss, and its slope by the outputs (written over them)."""
+    size, total = n * k, 0.0
+    f, y = view(outputs, size), view(y, size)
+    if code == SQUARE:
+        for i in range(size):
+            gap = f[i] - y[i]
+            total += gap * gap
+            f[i] = 2.0 * factor * gap
+    elif code == EXPONENTIAL:
+        for i in range(size):
+            f[i] = -y[i] * f[i]
+        exponentials(size, outputs)
+        for i in range(size):
+            total += f[i]
+            f[i] *= -factor * y[i]
+    elif code == LOGISTIC:
+        for i in range(size):
+            margin = y[i] * f[i]
+            small = math.exp(-abs(margin))
+            total += max(-margin, 0.0) + math.log1p(small)
+            f[i] = -factor * y[i] * (small if margin >= 0.0 else 1.0) / (1.0 + small)
+    else:
+        for i in range(0, size, k):
+            top = f[i]
+            for c in range(1, k):
+                top = max(top, f[i + c])
+            for c in range(k):
+                f[i + c] -= top
+                total -= y[i + c] * f[i + c]
+        exponentials(size, outputs)
+        for i in range(0, size, k):
+            norm = 0.0
+            for c in range(k):
+                norm += f[i + c]
+            total += math.log(norm)
+            for c in range(k):
+                f[i + c] = factor * (f[i + c] / norm - y[i + c])
+    return factor * total
 
 
-@njit(**OPTIONS)
-def cholesky_solution(gram, right, least, out):
+@procedure(types.float64(*[types.int64] * 6))
+def pass_gradient(layout, numbers, theta, sigma, units, out):
+    """Objective; fills `units` and the gradient under the masks."""
+    head = integer_view(layout, HEAD)
+    n, depth, size = head[SAMPLES], head[DEPTH], 8 * head[UNITS]
+    last = _row(layout, depth - 1)
+    widest = last[OUTPUTS]
+    for l in range(depth - 1):
+        widest = max(widest, _row(layout, l)[OUTPUTS])
+    spare = np.empty(n * widest)
+    errors = address_of(spare)
+    pass_forward(layout, numbers, theta, sigma, units, errors)
+    data = view(numbers, SLOPES)
+    value = _loss_slope(n, last[OUTPUTS], errors, numbers + 8 * head[Y], head[LOSS], data[FACTOR])
+    for l in range(depth - 1, -1, -1):
+        row = _row(layout, l)
+        width, inputs, weight, result = row[OUTPUTS], row[INPUTS], theta + 8 * row[WEIGHT], out + 8 * row[WEIGHT]
+        h = units + 2 * size + 8 * _row(layout, l - 1)[UNIT] if l > 0 else numbers + 8 * head[X]
+        multiply_tn(width, inputs, n, errors, h, result, 0, 0, 0)
+        if head[BIAS]:
+            block, bias = view(errors, n * width), view(result + 8 * width * inputs, width)
+            bias[:] = 0.0
+            for i in range(n):
+                for c in range(width):
+                    bias[c] += block[i * width + c]
+        if l > 0:
+            delta, slope = view(h + size, n * inputs), view(h - size, n * inputs)
+            multiply(n, inputs, width, errors, weight, h + size, 0, 0, 0)
+            block = view(address_of(spare), n * inputs)
+            for i in range(n * inputs):
+                block[i] = delta[i] * slope[i]
+    return value + add_penalty(head[SIZE], data[DECAY], theta, theta, out)
+
+
+@procedure(integers(8))
+def pass_normals(layout, numbers, theta, slope, h, count, kinks, out):
+    """Rows of `out`: gradient of the pre-activation of each kink by theta."""
+    head = integer_view(layout, HEAD)
+    size, bias, widest = head[UNITS], head[BIAS], 0
+    parameters, data = view(theta, head[SIZE]), view(numbers + 8 * head[X], head[SAMPLES] * _row(layout, 0)[INPUTS])
+    slope, h, kinks = view(slope, size), view(h, size), integer_view(kinks, count)
+    for l in range(head[DEPTH]):
+        widest = max(widest, max(_row(layout, l)[INPUTS], _row(layout, l)[OUTPUTS]))
+    seed, lower = np.empty(widest), np.empty(widest)
+    for a in range(count):
+        target, l = view(out + 8 * a * head[SIZE], head[SIZE]), head[DEPTH] - 2
+        target[:] = 0.0
+        while kinks[a] < _row(layout, l)[UNIT]:
+            l -= 1
+        place = kinks[a] - _row(layout, l)[UNIT]
+        i, first = place // _row(layout, l)[OUTPUTS], place % _row(layout, l)[OUTPUTS]
+        last = first + 1
+        seed[first] = 1.0
+        while True:
+            row = _row(layout, l)
+            inputs, outputs, at = row[INPUTS], row[OUTPUTS], row[WEIGHT]
+            start = i * inputs + (_row(layout, l - 1)[UNIT] if l > 0 else 0)
+            below = data if l == 0 else h
+            lower[:inputs] = 0.0
+            for c in range(first, last):
+                if seed[c] == 0.0:
+                    continue
+                for p in range(inputs):
+                    target[at + c * inputs + p] = seed[c] * below[start + p]
+                    lower[p] += seed[c] * parameters[at + c * inputs + p]
+                if bias:
+                    target[at + inputs * outputs + c] = seed[c]
+            if l == 0:
+                break
+            for p in range(inputs):
+                seed[p] = lower[p] * slope[start + p]
+            first, last = 0, inputs
+            l -= 1
+
+
+@procedure(types.boolean(INT, INT, INT, FLOAT, INT))
+def solve_cholesky(m, gram, right, least, out):
     """Solve gram out = right after scaling to unit diagonal; False if a pivot falls below `least` (dependent rows)."""
-    m = right.size
-    factor, scale = np.empty((m, m)), np.empty(m)
+    gram, right, out = view(gram, m * m), view(right, m), view(out, m)
+    factor, scale = np.empty(m * m), np.empty(m)
     for a in range(m):
-        if not gram[a, a] > 0.0:
+        if not gram[a * m + a] > 0.0:
             return False
-        scale[a] = 1.0 / math.sqrt(gram[a, a])
+        scale[a] = 1.0 / math.sqrt(gram[a * m + a])
     for a in range(m):
+        own = factor[a * m : a * m + m]
         for b in range(a + 1):
-            total = gram[a, b] * scale[a] * scale[b]
+            other = factor[b * m : b * m + m]
+            total = gram[a * m + b] * scale[a] * scale[b]
             for c in range(b):
-                total -= factor[a, c] * factor[b, c]
+                total -= own[c] * other[c]
             if b < a:
-                factor[a, b] = total / factor[b, b]
+                own[b] = total / other[b]
             elif not total > least:
                 return False
             else:
-                factor[a, a] = math.sqrt(total)
+                own[a] = math.sqrt(total)
     for a in range(m):
         total = right[a] * scale[a]
         for c in range(a):
-            total -= factor[a, c] * out[c]
-        out[a] = total / factor[a, a]
+            total -= factor[a * m + c] * out[c]
+        out[a] = total / factor[a * m + a]
     for a in range(m - 1, -1, -1):
-        total = out[a]
-        for c in range(a + 1, m):
-            total -= factor[c, a] * out[c]
-        out[a] = total / factor[a, a]
+        out[a] /= factor[a * m + a]
+        for c in range(a):
+            out[c] -= factor[a * m + c] * out[a]
     for a in range(m):
         out[a] *= scale[a]
     return True
+
+
+@procedure(integers(7))
+def remove_rows(vector, rows, neurons, count, inputs, length, bias_at):
+    """Remove from the blocks (weights, bias) of the given neurons of the first layer the orthonormal rows."""
+    neurons = integer_view(neurons, count)
+    for r in range(count):
+        block, row = view(vector + 8 * neurons[r] * inputs, inputs), view(rows + 8 * r * length, length)
+        bias, total = view(vector + 8 * (bias_at + neurons[r]), 1), 0.0
+        for p in range(inputs):
+            total += row[p] * block[p]
+        if length > inputs:
+            total += row[inputs] * bias[0]
+            bias[0] -= total * row[inputs]
+        for p in range(inputs):
+            block[p] -= total * row[p]
+
+
+@njit("void(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1])", cache=True, **OPTIONS)
+def forward(theta, sigma, layout, numbers, units):
+    """Fill pre-activations, slopes and values."""
+    outputs = np.empty(layout[SAMPLES] * layout[HEAD + LAYER * (layout[DEPTH] - 1) + OUTPUTS])
+    pass_forward(
+        address_of(layout), address_of(numbers), address_of(theta), address_of(sigma), address_of(units),
+        address_of(outputs),
+    )  # fmt: skip
+
+
+@njit("f8(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1], f8[::1])", cache=True, **OPTIONS)
+def gradient(theta, sigma, layout, numbers, units, out):
+    """Objective; fills `units` and the gradient under the masks."""
+    return pass_gradient(
+        address_of(layout), address_of(numbers), address_of(theta), address_of(sigma), address_of(units),
+        address_of(out),
+    )  # fmt: skip
+
+
+@njit("void(f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[:, ::1])", cache=True, **OPTIONS)
+def normals(theta, layout, numbers, slope, h, kinks, out):
+    """Rows of `out`: gradient of the pre-activation of each kink by theta."""
+    pass_normals(
+        address_of(layout), address_of(numbers), address_of(theta), address_of(slope), address_of(h), kinks.size,
+        address_of(kinks), address_of(out),
+    )  # fmt: skip
+
+
+@njit("b1(f8[:, ::1], f8[::1], f8, f8[::1])", cache=True, **OPTIONS)
+def cholesky_solution(gram, right, least, out):
+    """Solve gram out = right after scaling to unit diagonal; False if a pivot falls below `least` (dependent rows)."""
+    return solve_cholesky(right.size, address_of(gram), address_of(right), least, address_of(out))
+
+
+@njit("void(f8[::1], f8[:, ::1], i8[::1], i8, i8)", cache=True, **OPTIONS)
+def project_rows(vector, rows, neurons, inputs, bias_at):
+    """Remove from the blocks (weights, bias) of the given neurons of the first layer the orthonormal rows."""
+    remove_rows(address_of(vector), address_of(rows), address_of(neurons), neurons.size, inputs, rows.shape[1], bias_at)

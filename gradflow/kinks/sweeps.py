@@ -6,13 +6,14 @@ OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"
 
 
 @njit(**OPTIONS)
-def implicit_masks(rows, start, d, step, free, sigma, weights, z, most):
+def implicit_masks(rows, d, step, free, sigma, weights, z, most):
     r"""Masks of one neuron by Gauss-Seidel sweeps; `weights` become those at the end of the step, z = rows weights.
 
-    ``start`` (n,) are the pre-activations at the beginning, ``free`` the weights at the end with all masks 0. A kink
-    with d > 0 gets the mask that brings z to 0 if that lies in [0, 1]; one with d <= 0 and both sides consistent keeps
-    its side. Returns the number of sweeps.
+    ``free`` are the weights at the end with all masks 0. A kink with d > 0 gets the mask that brings z to 0 if that
+    lies in [0, 1]; one with d <= 0 and both sides consistent keeps its side, or goes to the nearer one if it was
+    sliding. Returns the number of sweeps.
     """
+    before = sigma.copy()
     n, inputs = rows.shape
     for p in range(inputs):
         weights[p] = free[p]
@@ -36,7 +37,7 @@ def implicit_masks(rows, start, d, step, free, sigma, weights, z, most):
             elif at_zero - reach <= 0.0:
                 mask = 0.0
             else:
-                mask = 1.0 if start[i] > 0.0 else 0.0
+                mask = 1.0 if before[i] >= 0.5 else 0.0
             change = mask - sigma[i]
             if change != 0.0:
                 sigma[i] = mask

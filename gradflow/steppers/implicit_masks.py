@@ -90,16 +90,14 @@ class ImplicitMasks:
         width, inputs = int(network.widths[1]), int(network.widths[0])
         first = slice(0, network.kinks_at[1])
         d = (network.gap[first] * run.delta[first]).reshape(-1, width)
-        sigma, start = self._sigma[first].reshape(-1, width), run.z[first].reshape(-1, width)
+        sigma = self._sigma[first].reshape(-1, width)
         free = self._blocks(self._theta - length * run.gradient)
         free += length * (sigma * d).T @ self._rows
         new, masks = np.empty_like(free), np.ascontiguousarray(sigma.T)
         z = np.empty(network.n)
         for j in range(width):
-            column = np.ascontiguousarray(d[:, j]), np.ascontiguousarray(start[:, j])
-            self._counts["sweeps"] += self._sweep(
-                self._rows, column[1], column[0], length, free[j], masks[j], new[j], z, MOST_SWEEPS
-            )
+            own = np.ascontiguousarray(d[:, j])
+            self._counts["sweeps"] += self._sweep(self._rows, own, length, free[j], masks[j], new[j], z, MOST_SWEEPS)
         theta = self._theta - length * run.gradient
         theta[: inputs * width] = new[:, :inputs].ravel()
         if network.bias:
