@@ -1,6 +1,7 @@
 """A network with stored masks: gradient of the frozen pattern, pre-activations, normals of kinks."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -93,6 +94,14 @@ class MaskedNetwork:
         self.layout = np.concatenate([head, table.ravel()]).astype(np.int64)
         data = [problem.loss.factor(self.n), problem.decay, *np.column_stack([low, high - low]).ravel()]
         self.numbers = np.concatenate([data, self.x.ravel(), problem.y.ravel()]).astype(float)
+
+    @cached_property
+    def tied(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Units that share each kink, itself the first: where its list begins, the units, their factors."""
+        groups = [self.members.get(unit, [(unit, 1.0)]) for unit in range(self.size)]
+        starts = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
+        units, factors = zip(*(pair for group in groups for pair in group), strict=True)
+        return starts.astype(np.int64), np.array(units, dtype=np.int64), np.array(factors)
 
     def _index(self, low, high):
         """Which units are kinks of their own, which ones follow another, and the jump of the slope at each."""

@@ -51,6 +51,11 @@ class Planes:
         self.pinned = [int(j) for j in np.unique(neurons) if owners.count(j) == rows.shape[1]]
         self._entries, self._neurons = network.first_entries[neurons], neurons
 
+    @property
+    def projection(self):
+        """Neuron of each row of the orthonormal basis, the basis, and the dual of the normals."""
+        return self._owners, self._basis, self._dual
+
     def project(self, vector) -> None:
         """Remove the normal part from a vector of the size of theta."""
         network = self._network

@@ -1,6 +1,7 @@
 """What a kinked run remembers: settings, place, clock, step control, record."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from gradflow.kinks.look import Lookout, Step
 from gradflow.kinks.masked import MaskedNetwork
 from gradflow.kinks.record import Record
 from gradflow.kinks.slide import Point, point
+from gradflow.steppers.kinked_compiled import Compiled
 from gradflow.steppers.tableaux import Pair
 
 
@@ -60,10 +62,18 @@ class Run:
         here = self.place.here
         return here is not None and bool(np.isfinite(here.value) and np.isfinite(here.velocity).all())
 
+    @cached_property
+    def compiled(self) -> Compiled | None:
+        """Compiled steps, for the plain flow."""
+        if type(self.network) is not MaskedNetwork:
+            return None
+        return Compiled(self.network, self.pair, self.rtol, self.atol)
+
     def evaluate(self, theta) -> Point:
         """Sliding velocity at theta under the masks of the place; counts a gradient."""
         self.counts["gradients"] += 1
-        return point(self.network, theta, self.place.sigma, self.place.surface)
+        found = self.compiled and self.compiled.point(theta, self.place.sigma, self.place.surface)
+        return found or point(self.network, theta, self.place.sigma, self.place.surface)
 
     def name(self, kink) -> str:
         """A kink in words."""

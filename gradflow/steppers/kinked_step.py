@@ -27,6 +27,19 @@ class Trial:
 
 def try_step(run, length) -> Trial:
     """Step of the given length from the place of the run."""
+    found = run.compiled and run.compiled.step(run.t, run.place, length, run.powers)
+    if not found:
+        return _interpreted_step(run, length)
+    pair = run.pair
+    step, y_new, points, error = found
+    run.counts["gradients"] += pair.A.shape[0] - 1
+    inner = range(1, pair.stages) if run.place.sliding.size else ()
+    hints = [(float(pair.C[j]), points[j]) for j in inner if pair.C[j] < 1.0]
+    return Trial(step, y_new, points[pair.stages], error, hints)
+
+
+def _interpreted_step(run, length) -> Trial:
+    """The same in Python: for other flows, and where normals of sliding kinks are dependent."""
     pair, place, surface = run.pair, run.place, run.place.surface
     rows, y = pair.A.shape[0], place.theta
     stages = np.empty((rows, y.size))
