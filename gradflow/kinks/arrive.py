@@ -68,7 +68,7 @@ def start(network, theta) -> Outcome:
     outcome = change(network, empty, theta, touched, _first_sides(network, theta, empty.sigma, touched))
     if outcome.place is None:
         return outcome
-    mask = np.where(np.isin(touched, outcome.place.sliding), np.nan, outcome.place.sigma[touched])
+    mask = np.where(network.among(touched, outcome.place.sliding), np.nan, outcome.place.sigma[touched])
     slides = [row for row in outcome.rows if row[0] == "slide"]
     return Outcome(outcome.place, [("start", touched, mask), *slides], outcome.gradients + 1)
 
@@ -104,8 +104,8 @@ def arrive(network, place, theta, z_before, culprits=NONE) -> Outcome:
     hits, again = reached(network, place, z, network.scales(theta, z), z_before, culprits)
     joint = np.concatenate([place.sliding, hits])
     if network.flat:
-        joint = joint[np.isin(network.neurons[joint], network.neurons[hits])]
-        again = again[np.isin(network.neurons[again], network.neurons[hits])]
+        joint = joint[network.among(network.neurons[joint], network.neurons[hits])]
+        again = again[network.among(network.neurons[again], network.neurons[hits])]
     else:
         joint = joint[_moves(network, theta, slope, h, joint)]
     theta = restored(network, joint, theta, place.sigma)
@@ -113,7 +113,7 @@ def arrive(network, place, theta, z_before, culprits=NONE) -> Outcome:
         hits, place = _with_wakened(network, place, theta, hits)
     crossed = np.where(_above_another(network, hits), place.sigma[hits], 1.0 - place.sigma[hits])
     guess = np.concatenate([crossed, place.sigma[again]]).astype(np.int64)
-    back = np.isin(hits, place.fresh.kinks) & np.isin(hits, culprits)
+    back = network.among(hits, place.fresh.kinks) & network.among(hits, culprits)
     guess[: hits.size][back] = SLIDE
     back = np.concatenate([back, np.zeros(again.size, bool)])
     return change(network, place, theta, np.concatenate([hits, again]), guess, back, back)
@@ -174,15 +174,15 @@ def change(network, place, theta, kinks, guess, calm=None, lenient=None) -> Outc
 
     `calm` and `lenient` mark kinks whose speed, or whose sigma near 0 and 1, is not questioned.
     """
-    shadowed = place.shadowed[~np.isin(place.shadowed, kinks)]
+    shadowed = place.shadowed[~network.among(place.shadowed, kinks)]
     calm = np.zeros(kinks.size, bool) if calm is None else calm
     lenient = np.zeros(kinks.size, bool) if lenient is None else lenient
     kinks, guess = np.concatenate([kinks, shadowed]), np.concatenate([guess, place.sigma[shadowed].astype(np.int64)])
-    others = place.sliding[~np.isin(place.sliding, kinks)]
-    held = place.held[~np.isin(place.sliding, kinks)]
+    others = place.sliding[~network.among(place.sliding, kinks)]
+    held = place.held[~network.among(place.sliding, kinks)]
     aside = NONE
     if network.flat:
-        far = ~np.isin(network.neurons[others], network.neurons[kinks])
+        far = ~network.among(network.neurons[others], network.neurons[kinks])
         aside, others, held = others[far], others[~far], held[~far]
     everyone = np.concatenate([kinks, others])
     first = np.concatenate([guess, np.full(others.size, SLIDE)])
@@ -194,11 +194,11 @@ def change(network, place, theta, kinks, guess, calm=None, lenient=None) -> Outc
     found = settle(network, theta, place.sigma, everyone, first, aside, Leave(quiet, may_stay, slack))
     if isinstance(found, Undecided):
         return Outcome(None, [], found.gradients, found.kinks)
-    still_held = np.isin(found.sliding, place.sliding[place.held])
+    still_held = network.among(found.sliding, place.sliding[place.held])
     left = everyone[found.status != SLIDE]
     shadowed, fresh = _left(network, theta, found, left)
     new = Place(theta, found.sigma, found.sliding, still_held, found.here, found.surface, fresh, shadowed)
-    return Outcome(new, _rows(place, new, everyone, found.status), found.gradients)
+    return Outcome(new, _rows(network, place, new, everyone, found.status), found.gradients)
 
 
 def _left(network, theta, found, kinks) -> tuple[np.ndarray, Fresh]:
@@ -217,9 +217,9 @@ def _left(network, theta, found, kinks) -> tuple[np.ndarray, Fresh]:
     return dark, Fresh(kinks, speed, np.maximum(TIE * lengths * np.linalg.norm(v), -2.0 * away))
 
 
-def _rows(old, new, kinks, status):
+def _rows(network, old, new, kinks, status):
     """Rows for the record."""
-    was = np.isin(kinks, old.sliding)
+    was = network.among(kinks, old.sliding)
     slides = kinks[(status == SLIDE) & ~was]
     exits = kinks[(status != SLIDE) & was]
     crossed = kinks[(status != SLIDE) & ~was & (old.sigma[kinks] != new.sigma[kinks])]

@@ -1,4 +1,4 @@
-"""Compiled Runge-Kutta steps of the plain flow with frozen masks and sliding kinks.
+"""Compiled Runge-Kutta steps of the plain flow with frozen masks and sliding kinks, one or as many as are undisputed.
 
 The arithmetic is that of :mod:`gradflow.kinks.slide` and :mod:`gradflow.steppers.kinked_step`; where the normals of
 sliding kinks are dependent the compiled form declines, and the caller takes that path.
@@ -12,6 +12,7 @@ from numba import njit
 
 from gradflow.kernels.matrices import multiply, multiply_nt
 from gradflow.kernels.procedures import OPTIONS, address_of
+from gradflow.kinks.inside import first_layer_doubts, upper_layers_doubts
 from gradflow.kinks.passes import (
     DEPTH,
     HEAD,
@@ -21,6 +22,8 @@ from gradflow.kinks.passes import (
     SAMPLES,
     UNIT,
     WEIGHT,
+    X,
+    Y,
     pass_forward,
     pass_gradient,
     pass_normals,
@@ -58,12 +61,38 @@ class Method(NamedTuple):
     """Runge-Kutta pair with its tolerances; dependence of normals, and of adjoints, that counts as rounding."""
 
     A: np.ndarray
+    C: np.ndarray
     E: np.ndarray
+    powers: np.ndarray
     stages: int
+    order: float
     rtol: float
     atol: np.ndarray
     rank: float
     rounding: float
+
+
+class Watch(NamedTuple):
+    """What may not happen in a step: sides of the kinks, depth of a violation, -1 where sliding is held with d < 0."""
+
+    signs: np.ndarray
+    wrong: float
+    held: np.ndarray
+    first: int
+    begin: int
+    from_powers: np.ndarray
+    nodes: np.ndarray
+    from_values: np.ndarray
+
+
+class Limits(NamedTuple):
+    """Where a stretch ends: at the last time, after a step to `pause` or later, at a loss, or a number of things."""
+
+    t_end: float
+    pause: float
+    loss_below: float
+    gradients: int
+    accepted: int
 
 
 @njit(**OPTIONS)
@@ -151,7 +180,7 @@ def _solve(normals, right, rank, multipliers):
     m, size = normals.shape
     gram = np.empty((m, m))
     multiply_nt(m, m, size, address_of(normals), address_of(normals), address_of(gram), 0, 0, 0)
-    return solve_cholesky(m, address_of(gram), address_of(right), rank, address_of(multipliers))
+    return solve_cholesky(m, address_of(gram), address_of(right), rank, address_of(multipliers)) == 1
 
 
 @njit(**OPTIONS)
@@ -237,8 +266,8 @@ def _error(method, stages, y, y_new, length):
     return length * first / math.sqrt((first + 0.01 * second) * y.size)
 
 
-@njit(cache=True, **OPTIONS)
-def step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, multipliers, attractions):
+@njit(**OPTIONS)
+def run_step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, multipliers, attractions):
     """One step from y; the first row of `stages` is the velocity there.
 
     Fills the other stages, the new state, what the return to the surface has moved it by, units, and multipliers and
@@ -272,3 +301,121 @@ def step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, mul
         if j == method.stages:
             value = found
     return value, _error(method, stages, y, y_new, length), True
+
+
+@njit(cache=True, **OPTIONS)
+def step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, multipliers, attractions):
+    """One step from y; see `run_step`."""
+    return run_step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, multipliers, attractions)
+
+
+@njit(**OPTIONS)
+def _slack(net, watch, theta, z, slack):
+    """Depth on the wrong side that counts, for each unit; True if some unit is there already."""
+    layout, below, wrong = net.layout, 0.0, 0
+    for i in range(layout[Y] - layout[X]):
+        below = max(below, abs(net.numbers[layout[X] + i]))
+    for l in range(layout[DEPTH] - 1):
+        row = layout[HEAD + LAYER * l : HEAD + LAYER * (l + 1)]
+        weight, largest = 0.0, 0.0
+        for p in range(row[WEIGHT], row[WEIGHT] + row[INPUTS] * row[OUTPUTS]):
+            weight = max(weight, abs(theta[p]))
+        start, stop = row[UNIT], row[UNIT] + layout[SAMPLES] * row[OUTPUTS]
+        for i in range(start, stop):
+            largest = max(largest, abs(z[i]))
+        below = max(largest, 1e-2 * weight * below)
+        for i in range(start, stop):
+            slack[i] = watch.wrong * below
+            wrong += watch.signs[i] * z[i] < -slack[i]
+    return wrong > 0
+
+
+@njit(**OPTIONS)
+def _masks_leave(method, watch, multipliers, attractions):
+    """Whether a sliding mask lies outside [0, 1] at a stage or at the end of the step."""
+    for j in range(1, method.stages + 1):
+        if j < method.stages and not method.C[j] < 1.0:
+            continue
+        for a in range(watch.held.size):
+            low = watch.held[a] * multipliers[j, a]
+            if low < 0.0 or watch.held[a] * attractions[j, a] - low < 0.0:
+                return True
+    return False
+
+
+@njit(**OPTIONS)
+def _may_leave(net, watch, method, y, length, stages, bend, curved, sigma, z, slack):
+    """Whether a pre-activation may leave its side inside the step."""
+    degree, rows = method.powers.shape
+    coefficients = np.zeros((degree, y.size))
+    for p in range(degree):
+        for j in range(rows):
+            for i in range(y.size):
+                coefficients[p, i] += length * method.powers[p, j] * stages[j, i]
+    if curved:
+        for i in range(y.size):
+            coefficients[1, i] += 3.0 * bend[i]
+            coefficients[2, i] -= 2.0 * bend[i]
+    layout, numbers, polynomial = address_of(net.layout), address_of(net.numbers), address_of(coefficients)
+    values, signs, slacks = address_of(z), address_of(watch.signs), address_of(slack)
+    doubts = 0
+    if watch.first > 0:
+        doubts = first_layer_doubts(
+            layout, numbers, polynomial, degree, values, signs, slacks, watch.first, address_of(watch.from_powers)
+        )
+    if doubts == 0 and watch.begin < z.size:
+        doubts = upper_layers_doubts(
+            layout, numbers, address_of(y), polynomial, degree, address_of(sigma), values, signs, slacks, watch.begin,
+            address_of(watch.nodes), watch.nodes.size, address_of(watch.from_values),
+        )  # fmt: skip
+    return doubts > 0
+
+
+@njit(cache=True, **OPTIONS)
+def stretch(
+    net, sliding, method, watch, limits, sigma, now, counts, y, y_before, z, pulls, stages, bends, ends, units, lam, att
+):
+    """Steps for as long as nothing has to be decided; 1 if the last one tried is handed back, else 0.
+
+    `now` holds time, step, error before, objective, then time and length of the last accepted step, objective and error
+    of the one tried; `counts` gradients and accepted steps. The blocks of `stages`, `bends`, `ends` alternate: the step
+    tried has the one of the number of accepted steps modulo 2, and the velocity as its first stage. y, z, `pulls`
+    (multipliers and attractions) are those of the last accepted state.
+    """
+    rows, slack = method.A.shape[0], np.empty(z.size)
+    t, h, error_before, value = now[0], now[1], now[2], now[3]
+    taken, tried = 0, 0
+    curved = sliding.curved and sliding.kinks.size > 0
+    while True:
+        stopped = value < limits.loss_below or t >= limits.pause or t + h > limits.t_end
+        stopped = stopped or counts[1] >= limits.accepted or counts[0] + rows - 1 > limits.gradients
+        if stopped or _slack(net, watch, y, z, slack):
+            break
+        own = taken % 2
+        bends[own] = 0.0
+        found, error, independent = run_step(
+            net, sliding, method, y, sigma, h, stages[own], ends[own], bends[own], units, lam, att
+        )
+        if not independent:
+            break
+        counts[0] += rows - 1
+        now[6], now[7] = found, error
+        smooth = abs(error + found) < math.inf and error < 1.0
+        if (
+            not smooth
+            or _masks_leave(method, watch, lam, att)
+            or _may_leave(net, watch, method, y, h, stages[own], bends[own], curved, sigma, z, slack)
+        ):
+            tried = 1
+            break
+        y_before[:] = y
+        y[:], z[:], value = ends[own], units[0], found
+        pulls[0], pulls[1] = lam[method.stages], att[method.stages]
+        stages[1 - own, 0] = stages[own, method.stages]
+        now[4], now[5] = t, h
+        t, taken, counts[1] = t + h, taken + 1, counts[1] + 1
+        error = max(error, 1e-10)
+        factor = 0.9 * error ** (-0.7 / method.order) * error_before ** (0.4 / method.order)
+        h, error_before = h * min(5.0, max(0.2, factor)), max(error, 1e-4)
+    now[0], now[1], now[2], now[3] = t, h, error_before, value
+    return tried

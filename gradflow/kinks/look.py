@@ -93,6 +93,14 @@ class Lookout:
         self._first = 0 in network.kinked_layers
         self._upper = [l for l in network.kinked_layers if l > 0]
 
+    @property
+    def proof(self):
+        """Units of the first layer if it has kinks, first unit of the layers above, and the Bernstein matrices."""
+        network = self._network
+        first = int(network.kinks_at[1]) if self._first else 0
+        begin = int(network.kinks_at[self._upper[0]]) if self._upper else network.size
+        return first, begin, self._from_powers, self._nodes, np.ascontiguousarray(self._from_values)
+
     def signs(self, place) -> np.ndarray:
         """+1 or -1 for the side of each kink that is watched, 0 for the others."""
         signs = np.where(self._network.live, 2.0 * place.sigma - 1.0, 0.0)
@@ -133,7 +141,7 @@ class Lookout:
         """First violation in the layers above, or that of the first layer if it comes first."""
         begin = self._network.kinks_at[self._upper[0]]
         nodes = self._nodes[1:]
-        values = np.vstack([z[begin:], *(self._network.forward(step.at(x), sigma)[0][begin:] for x in nodes)])
+        values = np.vstack([z[begin:], self._network.along(step, nodes, sigma)[:, begin:]])
         slack = WRONG * scales[self._network.layers]
         kinks, times = self._roots(self._from_values @ values, signs[begin:], slack[begin:])
         watch = Watched(begin + kinks, signs[begin + kinks], slack[begin + kinks], np.zeros(kinks.size))
@@ -156,7 +164,7 @@ class Lookout:
         """Root, on the dense output itself, near the one of the interpolating polynomial."""
 
         def margins(x):
-            return watch.margins(self._network.forward(step.at(x), sigma)[0], x)
+            return watch.margins(self._network.along(step, np.array([x]), sigma)[0], x)
 
         def least(x):
             return margins(x).min()

@@ -69,6 +69,7 @@ class MaskedNetwork:
         self.flat, self.first_degree = self.kinked_layers == [0], 1
         self._index(low, high)
         self._pack(stages, low, high)
+        self.bases = {}
         self.first_entries = self._first_entries()
 
     def _first_entries(self) -> np.ndarray:
@@ -138,6 +139,14 @@ class MaskedNetwork:
         self.passes.forward(theta, sigma, self.layout, self.numbers, units)
         return units[0], units[1], units[2]
 
+    def along(self, step, xs, sigma) -> np.ndarray:
+        """Pre-activations (len(xs), size) at fractions of a step."""
+        if type(self).forward is not MaskedNetwork.forward:
+            return np.array([self.forward(step.at(x), sigma)[0] for x in xs])
+        out = np.empty((len(xs), self.size))
+        self.passes.preactivations_along(step.y, step.coefficients, xs, sigma, self.layout, self.numbers, out)
+        return out
+
     def normals(self, theta, slope, h, kinks) -> np.ndarray:
         """Gradients (len(kinks), P) of the pre-activations of the given kinks."""
         rows = np.empty((len(kinks), theta.size))
@@ -180,6 +189,12 @@ class MaskedNetwork:
             for kink, mask in zip(kinks, sigma, strict=True):
                 for follower, factor in self.members.get(int(kink), ())[1:]:
                     slope[follower] = self.low[kink] + self.gap[kink] * (mask if factor > 0.0 else 1.0 - mask)
+
+    def among(self, numbers, others) -> np.ndarray:
+        """Which of some units (or samples, or neurons) are among others."""
+        marks = np.zeros(self.size + self.n, bool)
+        marks[others] = True
+        return marks[numbers]
 
     def adjoint_below(self, theta, layer, slope, delta) -> None:
         """Overwrite the adjoints of layer - 1 with those that follow from `layer` and its slopes."""

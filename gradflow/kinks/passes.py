@@ -217,14 +217,14 @@ def pass_normals(layout, numbers, theta, slope, h, count, kinks, out):
             l -= 1
 
 
-@procedure(types.boolean(INT, INT, INT, FLOAT, INT))
+@procedure(INT(INT, INT, INT, FLOAT, INT))
 def solve_cholesky(m, gram, right, least, out):
-    """Solve gram out = right after scaling to unit diagonal; False if a pivot falls below `least` (dependent rows)."""
+    """Solve gram out = right after scaling to unit diagonal; 0 if a pivot falls below `least` (dependent rows)."""
     gram, right, out = view(gram, m * m), view(right, m), view(out, m)
     factor, scale = np.empty(m * m), np.empty(m)
     for a in range(m):
         if not gram[a * m + a] > 0.0:
-            return False
+            return 0
         scale[a] = 1.0 / math.sqrt(gram[a * m + a])
     for a in range(m):
         own = factor[a * m : a * m + m]
@@ -236,7 +236,7 @@ def solve_cholesky(m, gram, right, least, out):
             if b < a:
                 own[b] = total / other[b]
             elif not total > least:
-                return False
+                return 0
             else:
                 own[a] = math.sqrt(total)
     for a in range(m):
@@ -250,7 +250,7 @@ def solve_cholesky(m, gram, right, least, out):
             out[c] -= factor[a * m + c] * out[a]
     for a in range(m):
         out[a] *= scale[a]
-    return True
+    return 1
 
 
 @procedure(integers(7))
@@ -279,6 +279,27 @@ def forward(theta, sigma, layout, numbers, units):
     )  # fmt: skip
 
 
+@njit("void(f8[::1], f8[:, ::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1])", cache=True, **OPTIONS)
+def preactivations_along(y, coefficients, xs, sigma, layout, numbers, out):
+    """Rows of `out`: pre-activations at theta = y + sum_p x^p coefficients_p, for each x."""
+    size = layout[UNITS]
+    outputs = np.empty(layout[SAMPLES] * layout[HEAD + LAYER * (layout[DEPTH] - 1) + OUTPUTS])
+    units, theta = np.empty(4 * size), np.empty(y.size)
+    for k in range(xs.size):
+        x = xs[k]
+        for p in range(y.size):
+            total = 0.0
+            for degree in range(coefficients.shape[0] - 1, -1, -1):
+                total = (total + coefficients[degree, p]) * x
+            theta[p] = y[p] + total
+        pass_forward(
+            address_of(layout), address_of(numbers), address_of(theta), address_of(sigma), address_of(units),
+            address_of(outputs),
+        )  # fmt: skip
+        for i in range(size):
+            out[k, i] = units[i]
+
+
 @njit("f8(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1], f8[::1])", cache=True, **OPTIONS)
 def gradient(theta, sigma, layout, numbers, units, out):
     """Objective; fills `units` and the gradient under the masks."""
@@ -300,7 +321,7 @@ def normals(theta, layout, numbers, slope, h, kinks, out):
 @njit("b1(f8[:, ::1], f8[::1], f8, f8[::1])", cache=True, **OPTIONS)
 def cholesky_solution(gram, right, least, out):
     """Solve gram out = right after scaling to unit diagonal; False if a pivot falls below `least` (dependent rows)."""
-    return solve_cholesky(right.size, address_of(gram), address_of(right), least, address_of(out))
+    return solve_cholesky(right.size, address_of(gram), address_of(right), least, address_of(out)) == 1
 
 
 @njit("void(f8[::1], f8[:, ::1], i8[::1], i8, i8)", cache=True, **OPTIONS)

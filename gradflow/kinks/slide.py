@@ -13,6 +13,9 @@ import numpy as np
 RANK = 1e-10
 """Relative size below which a direction counts as dependent on the others."""
 
+MOST_BASES = 1000
+"""Bases of sets of samples that are remembered."""
+
 
 def solve_gram(network, gram, right) -> np.ndarray:
     """Solution of gram x = right, after scaling to unit diagonal; of least norm if rows are dependent."""
@@ -41,11 +44,9 @@ class Planes:
         bases, owners, dual = [], [], np.zeros_like(rows)
         for neuron in np.unique(neurons):
             own = neurons == neuron
-            left, values, right = np.linalg.svd(rows[own], full_matrices=False)
-            kept = values > RANK * values.max(initial=0.0)
-            bases.append(right[kept])
-            owners.extend([neuron] * int(kept.sum()))
-            dual[own] = (left[:, kept] / values[kept]) @ right[kept]
+            basis, dual[own] = _basis(network, rows[own], network.samples[kinks[own]].tobytes())
+            bases.append(basis)
+            owners.extend([neuron] * len(basis))
         self._basis = np.vstack(bases) if bases else np.zeros((0, rows.shape[1]))
         self._owners, self._dual = np.array(owners, dtype=np.int64), dual
         self.pinned = [int(j) for j in np.unique(neurons) if owners.count(j) == rows.shape[1]]
@@ -74,6 +75,17 @@ class Planes:
         for _ in range(rounds):
             self.project(moved)
         return moved
+
+
+def _basis(network, rows, samples):
+    """Orthonormal basis of some samples, and the dual of their rows; remembered, since most sets return."""
+    if samples not in network.bases:
+        left, values, right = np.linalg.svd(rows, full_matrices=False)
+        kept = values > RANK * values.max(initial=0.0)
+        if len(network.bases) >= MOST_BASES:
+            network.bases.clear()
+        network.bases[samples] = right[kept], (left[:, kept] / values[kept]) @ right[kept]
+    return network.bases[samples]
 
 
 class Surfaces:

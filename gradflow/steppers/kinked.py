@@ -162,14 +162,18 @@ class Kinked:
             while True:
                 self._save(save_at, saved)
                 status = self._reason(t_end, max_gradients, last, loss_below)
-                status = self._attempt(t_end) if status is None else status
+                limits = t_end, self._next_save(save_at), loss_below, max_gradients, last
+                status = self._attempt(limits) if status is None else status
                 if status is not None:
                     self._save(save_at, saved)
                     return status
 
-    def _attempt(self, t_end) -> Status | None:
-        """Try one step; end it at the first event inside. Returns a reason to stop, or None."""
-        return attempt(self._run, t_end)
+    def _attempt(self, limits) -> Status | None:
+        """Step as long as nothing happens, then end a step at the first event inside; a reason to stop, or None.
+
+        `limits` are the end time, the next save time, a loss, and numbers of gradients and accepted steps.
+        """
+        return attempt(self._run, limits)
 
     def _reason(self, t_end, max_gradients, last, loss_below) -> Status | None:
         """Reason to stop before the next step, if any."""
@@ -221,6 +225,11 @@ class Kinked:
         first = np.searchsorted(save_at, self._run.t_before)
         for k in range(first, np.searchsorted(save_at, self._run.t, "right")):
             saved[k] = self.dense(save_at[k])
+
+    def _next_save(self, save_at) -> float:
+        """First save time after the state, infinite if there is none."""
+        k = 0 if save_at is None else np.searchsorted(save_at, self._run.t, "right")
+        return math.inf if save_at is None or k == len(save_at) else float(save_at[k])
 
     def dense(self, t: Any) -> np.ndarray:
         """State at a time, or at times (m,), inside the last accepted step: (P,) or (m, P)."""

@@ -1,8 +1,10 @@
 """Compiled evaluations and steps of the plain flow with frozen masks, on the objects of a kinked run."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from gradflow.kinks.look import Step
+from gradflow.kinks.look import WRONG, Step
 from gradflow.kinks.masked import ROUNDING
 from gradflow.kinks.slide import RANK, Point
 
@@ -13,10 +15,10 @@ FLAT = np.zeros((0, 1))
 class Compiled:
     """The compiled functions of :mod:`gradflow.kinks.frozen` with the data of one network, pair and tolerance.
 
-    Both methods return None where the normals of the sliding kinks are dependent.
+    No result comes back where the normals of the sliding kinks are dependent.
     """
 
-    def __init__(self, network, pair, rtol, atol):
+    def __init__(self, network, pair, powers, lookout, rtol, atol):
         from gradflow.kinks import frozen
 
         self._frozen, self._network, self._pair = frozen, network, pair
@@ -25,7 +27,10 @@ class Compiled:
         for target, row in zip(E, pair.E, strict=True):
             target[: row.size] = row
         atol = np.broadcast_to(np.asarray(atol, dtype=float), network.problem.size).copy()
-        self._method = frozen.Method(np.ascontiguousarray(pair.A), E, int(pair.stages), rtol, atol, RANK, ROUNDING)
+        self._method = frozen.Method(
+            np.ascontiguousarray(pair.A), pair.C, E, powers, int(pair.stages), pair.order, rtol, atol, RANK, ROUNDING
+        )
+        self._lookout = lookout
 
     def _sliding(self, surface):
         """Sliding kinks in the form that compiled code knows."""
@@ -45,25 +50,64 @@ class Compiled:
         )
         return Point(value, velocity, units[0], multipliers, attraction) if independent else None
 
-    def step(self, t, place, length, powers):
-        """Dense output, state, points of the stages, error of one step."""
-        pair, surface, y = self._pair, place.surface, place.theta
-        m, rows = place.sliding.size, pair.A.shape[0]
-        stages, y_new, bend, units = (
-            np.empty((rows, y.size)),
-            np.empty(y.size),
-            np.zeros(y.size),
-            np.empty((4, place.sigma.size)),
-        )
-        multipliers, attractions = np.empty((2, rows, m))
+    def step(self, t, place, length):
+        """Dense output, points at the stages and their states' end, error of one step."""
+        block = self._block(place)
+        stages, y_new, bend, units, multipliers, attractions = block
         stages[0] = place.here.velocity
         value, error, independent = self._frozen.step(
-            self._net, self._sliding(surface), self._method, y, place.sigma, length, stages, y_new, bend, units,
-            multipliers, attractions,
-        )  # fmt: skip
+            self._net, self._sliding(place.surface), self._method, place.theta, place.sigma, length, *block
+        )
         if not independent:
             return None
-        curved = surface is not None and surface.curved
-        dense = Step(t, y, length, stages, powers, bend if curved else None)
-        points = [Point(value, *row) for row in zip(stages, [units[0]] * rows, multipliers, attractions, strict=True)]
-        return dense, y_new, points, error
+        dense = self._dense(t, place.theta, length, stages, bend, place.surface)
+        return dense, y_new, self._points(value, stages, units, multipliers, attractions), error
+
+    def _block(self, place):
+        """Room for a step: stages, new state, return to the surface, units, multipliers and attractions."""
+        rows, size, m = self._pair.A.shape[0], place.theta.size, place.sliding.size
+        room = np.empty((rows, size)), np.empty(size), np.zeros(size), np.empty((4, place.sigma.size))
+        return *room, *np.empty((2, rows, m))
+
+    def _dense(self, t, y, length, stages, bend, surface):
+        """Dense output of a step."""
+        return Step(t, y, length, stages, self._method.powers, bend if surface is not None and surface.curved else None)
+
+    @staticmethod
+    def _points(value, stages, units, multipliers, attractions):
+        """Points at the stages; objective and pre-activations are those at the end of the step."""
+        rows = zip(stages, multipliers, attractions, strict=True)
+        return [Point(value, velocity, units[0], *pulls) for velocity, *pulls in rows]
+
+    def stretch(self, run, limits):
+        """Step from the place of the run until something may have to be decided.
+
+        Returns the place after the accepted steps, the dense output of the last of them (None if there is none), the
+        step tried after it as (dense output, state, points, error) or None, and time, size and error of the last steps.
+        """
+        place, frozen, surface = run.place, self._frozen, run.place.surface
+        stages, ends, bends, units, multipliers, attractions = self._block(place)
+        stages, ends, bends = np.stack([stages, stages]), np.stack([ends, ends]), np.stack([bends, bends])
+        stages[0, 0] = place.here.velocity
+        y, y_before, z = place.theta.copy(), place.theta.copy(), place.here.z.copy()
+        pulls = np.stack([place.here.multipliers, place.here.attraction])
+        held = np.where(place.held, -1.0, 1.0)
+        watch = frozen.Watch(self._lookout.signs(place), WRONG, held, *self._lookout.proof)
+        now = np.array([run.t, run.h, run.error_before, place.here.value, 0.0, 0.0, 0.0, 0.0])
+        counts = np.array([run.counts["gradients"], run.counts["accepted"]])
+        tried = frozen.stretch(
+            self._net, self._sliding(surface), self._method, watch, frozen.Limits(*limits), place.sigma, now, counts,
+            y, y_before, z, pulls, stages, bends, ends, units, multipliers, attractions,
+        )  # fmt: skip
+        t, h, error_before, value, t_before, length, found, error = now.tolist()
+        taken = int(counts[1]) - run.counts["accepted"]
+        run.counts["gradients"] = int(counts[0])
+        own = taken % 2
+        trial, last = None, None
+        if taken:
+            last = self._dense(t_before, y_before, length, stages[1 - own], bends[1 - own], surface)
+        if tried:
+            points = self._points(found, stages[own], units, multipliers, attractions)
+            trial = self._dense(t, y, h, stages[own], bends[own], surface), ends[own], points, error
+        here = Point(value, stages[own, 0], z, *pulls)
+        return taken, replace(place, theta=y, here=here), last, trial, (t, h, error_before)

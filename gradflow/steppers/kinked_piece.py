@@ -12,7 +12,7 @@ from gradflow.kinks.look import Fresh
 from gradflow.kinks.watch import first_departure
 from gradflow.status import Status
 from gradflow.steppers.kinked_state import pack
-from gradflow.steppers.kinked_step import try_step
+from gradflow.steppers.kinked_step import stretch, try_step
 
 EVENTS_AT_ONCE = 200
 """So many events within 1e-13 of the horizon are a stall."""
@@ -21,17 +21,23 @@ AT_ONCE = 1e-9
 """A violation within this fraction of a step may come from the interpolant: up to three times the step is shortened."""
 
 
-def attempt(run, t_end) -> Status | None:
-    """Try one step; end it at the first event inside. Returns a reason to stop, or None."""
+def attempt(run, limits) -> Status | None:
+    """Step as long as nothing happens, then end a step at the first event inside. Returns a reason to stop, or None."""
+    t_end = limits[0]
+    moved, trial = stretch(run, limits)
+    if moved and trial is None:
+        return None
     place, network = run.place, run.network
     scales = network.scales(place.theta, place.here.z)
     signs = run.lookout.signs(place)
-    if run.lookout.violations(place.here.z, scales, signs).size:
-        return finish(run, 0.0, None, arrive(network, place, place.theta, place.here.z), t_end)
-    cut = run.t + run.h > t_end
-    if cut and run.cut_at != t_end:
-        run.uncut, run.cut_at = pack(run), t_end
-    trial = try_step(run, t_end - run.t if cut else run.h)
+    cut = False
+    if trial is None:
+        if run.lookout.violations(place.here.z, scales, signs).size:
+            return finish(run, 0.0, None, arrive(network, place, place.theta, place.here.z), t_end)
+        cut = run.t + run.h > t_end
+        if cut and run.cut_at != t_end:
+            run.uncut, run.cut_at = pack(run), t_end
+        trial = try_step(run, t_end - run.t if cut else run.h)
     if not trial.finite or trial.error >= 1.0:
         return _reject(run, trial)
     x, culprits = run.lookout.first(trial.step, place, scales, signs)

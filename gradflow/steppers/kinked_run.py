@@ -67,7 +67,7 @@ class Run:
         """Compiled steps, for the plain flow."""
         if type(self.network) is not MaskedNetwork:
             return None
-        return Compiled(self.network, self.pair, self.rtol, self.atol)
+        return Compiled(self.network, self.pair, self.powers, self.lookout, self.rtol, self.atol)
 
     def evaluate(self, theta) -> Point:
         """Sliding velocity at theta under the masks of the place; counts a gradient."""

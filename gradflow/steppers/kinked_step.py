@@ -27,15 +27,31 @@ class Trial:
 
 def try_step(run, length) -> Trial:
     """Step of the given length from the place of the run."""
-    found = run.compiled and run.compiled.step(run.t, run.place, length, run.powers)
+    found = run.compiled and run.compiled.step(run.t, run.place, length)
     if not found:
         return _interpreted_step(run, length)
+    run.counts["gradients"] += run.pair.A.shape[0] - 1
+    return _trial(run, *found)
+
+
+def _trial(run, step, y_new, points, error):
+    """A compiled step as a trial."""
     pair = run.pair
-    step, y_new, points, error = found
-    run.counts["gradients"] += pair.A.shape[0] - 1
     inner = range(1, pair.stages) if run.place.sliding.size else ()
     hints = [(float(pair.C[j]), points[j]) for j in inner if pair.C[j] < 1.0]
     return Trial(step, y_new, points[pair.stages], error, hints)
+
+
+def stretch(run, limits) -> tuple[bool, Trial | None]:
+    """Steps for as long as nothing has to be decided: whether the run has moved, and the first step in doubt."""
+    if not run.compiled or run.shortened or run.place.fresh.kinks.size or not run.finite:
+        return False, None
+    taken, place, last, trial, control = run.compiled.stretch(run, limits)
+    if taken:
+        run.theta_before, run.t_before, run.step, run.place = last.y, last.t, last, place
+        run.t, run.h, run.error_before = control
+        run.counts["accepted"] += taken
+    return taken > 0, None if trial is None else _trial(run, *trial)
 
 
 def _interpreted_step(run, length) -> Trial:

@@ -59,16 +59,16 @@ class KinkedStiff(Kinked):
         self._stiff: Stiff | None = None
         self._spent = self._quiet = 0
 
-    def _attempt(self, t_end) -> Status | None:
-        """Try one step; end it at the first event inside. Returns a reason to stop, or None."""
-        run = self._run
+    def _attempt(self, limits) -> Status | None:
+        """Try one step, or as many explicit ones as are undisputed; end it at the first event inside."""
+        run, (*others, last) = self._run, limits
         if self._stiff is None and self._quiet < QUIET:
             masks, accepted = run.place.sigma, run.counts["accepted"]
-            status = super()._attempt(t_end)
+            status = super()._attempt((*others, min(last, accepted + QUIET - self._quiet)))
             quiet = run.place.sigma is masks
             self._quiet = self._quiet + run.counts["accepted"] - accepted if quiet else 0
             return status
-        return self._implicit(t_end)
+        return self._implicit(limits[0])
 
     def _implicit(self, t_end) -> Status | None:
         """The same by the stiff stepper."""
