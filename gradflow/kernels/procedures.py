@@ -62,6 +62,11 @@ def address_of(typing_context, array):
     return types.int64(array), generate
 
 
+@njit(**OPTIONS)
+def keep(array):
+    """Keep a local array that others know by its address: compiled code frees an array after its last use."""
+
+
 def _pointer(kind, llvm_kind):
     """Intrinsic: an address as a pointer to numbers of one kind."""
 

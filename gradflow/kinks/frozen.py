@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from gradflow.kernels.matrices import multiply, multiply_nt
-from gradflow.kernels.procedures import OPTIONS, address_of
+from gradflow.kernels.procedures import OPTIONS, address_of, keep
 from gradflow.kinks.inside import first_layer_doubts, upper_layers_doubts
 from gradflow.kinks.passes import (
     DEPTH,
@@ -86,7 +86,10 @@ class Watch(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Where a stretch ends: at the last time, after a step to `pause` or later, at a loss, or a number of things."""
+    """Where a stretch ends: at the last time, after a step to `pause` or later, at a loss, gradients, accepted steps.
+
+    With accepted < 0 one step is tried, and handed back whatever happens in it.
+    """
 
     t_end: float
     pause: float
@@ -145,6 +148,7 @@ def _stacked_attractions(net, sliding, theta, units, multipliers, rounding, out)
         errors = delta[row[UNIT] : row[UNIT] + n * row[OUTPUTS]] * slope[row[UNIT] : row[UNIT] + n * row[OUTPUTS]]
         weight, target = theta[row[WEIGHT] :], delta[below:]
         multiply(n, row[INPUTS], row[OUTPUTS], address_of(errors), address_of(weight), address_of(target), 0, 0, 0)
+        keep(errors)
 
 
 @njit(**OPTIONS)
@@ -180,7 +184,9 @@ def _solve(normals, right, rank, multipliers):
     m, size = normals.shape
     gram = np.empty((m, m))
     multiply_nt(m, m, size, address_of(normals), address_of(normals), address_of(gram), 0, 0, 0)
-    return solve_cholesky(m, address_of(gram), address_of(right), rank, address_of(multipliers)) == 1
+    solved = solve_cholesky(m, address_of(gram), address_of(right), rank, address_of(multipliers))
+    keep(gram)
+    return solved == 1
 
 
 @njit(**OPTIONS)
@@ -235,6 +241,7 @@ def _restored(net, sliding, method, theta, sigma, units, normals, bend):
         address_of(net.layout), address_of(net.numbers), address_of(theta), address_of(sigma), address_of(units),
         address_of(outputs),
     )  # fmt: skip
+    keep(outputs)
     for a in range(m):
         z[a] = units[0, sliding.kinks[a]]
     _normals(net, sliding, theta, units, normals)
@@ -267,7 +274,7 @@ def _error(method, stages, y, y_new, length):
 
 
 @njit(**OPTIONS)
-def run_step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, multipliers, attractions):
+def _step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, multipliers, attractions):
     """One step from y; the first row of `stages` is the velocity there.
 
     Fills the other stages, the new state, what the return to the surface has moved it by, units, and multipliers and
@@ -301,12 +308,6 @@ def run_step(net, sliding, method, y, sigma, length, stages, y_new, bend, units,
         if j == method.stages:
             value = found
     return value, _error(method, stages, y, y_new, length), True
-
-
-@njit(cache=True, **OPTIONS)
-def step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, multipliers, attractions):
-    """One step from y; see `run_step`."""
-    return run_step(net, sliding, method, y, sigma, length, stages, y_new, bend, units, multipliers, attractions)
 
 
 @njit(**OPTIONS)
@@ -368,6 +369,7 @@ def _may_leave(net, watch, method, y, length, stages, bend, curved, sigma, z, sl
             layout, numbers, address_of(y), polynomial, degree, address_of(sigma), values, signs, slacks, watch.begin,
             address_of(watch.nodes), watch.nodes.size, address_of(watch.from_values),
         )  # fmt: skip
+    keep(coefficients)
     return doubts > 0
 
 
@@ -387,20 +389,21 @@ def stretch(
     taken, tried = 0, 0
     curved = sliding.curved and sliding.kinks.size > 0
     while True:
+        single = limits.accepted < 0
         stopped = value < limits.loss_below or t >= limits.pause or t + h > limits.t_end
         stopped = stopped or counts[1] >= limits.accepted or counts[0] + rows - 1 > limits.gradients
-        if stopped or _slack(net, watch, y, z, slack):
+        if not single and (stopped or _slack(net, watch, y, z, slack)):
             break
         own = taken % 2
         bends[own] = 0.0
-        found, error, independent = run_step(
+        found, error, independent = _step(
             net, sliding, method, y, sigma, h, stages[own], ends[own], bends[own], units, lam, att
         )
         if not independent:
             break
         counts[0] += rows - 1
         now[6], now[7] = found, error
-        smooth = abs(error + found) < math.inf and error < 1.0
+        smooth = not single and abs(error + found) < math.inf and error < 1.0
         if (
             not smooth
             or _masks_leave(method, watch, lam, att)

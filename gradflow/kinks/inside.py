@@ -4,7 +4,7 @@ import numpy as np
 from numba import types
 
 from gradflow.kernels.matrices import multiply_nt
-from gradflow.kernels.procedures import address_of, integer_view, integers, procedure, view
+from gradflow.kernels.procedures import address_of, integer_view, integers, keep, procedure, view
 from gradflow.kinks.passes import BIAS, DEPTH, HEAD, INPUTS, LAYER, OUTPUTS, SAMPLES, SIZE, UNITS, X, pass_forward
 
 INT = types.int64
@@ -49,7 +49,10 @@ def first_layer_doubts(layout, numbers, coefficients, degree, z, signs, slack, c
     values[0] = view(z, cols)
     address = address_of(values)
     first_layer_motion(layout, numbers, coefficients, degree, address + 8 * cols, cols)
-    return number_wrong(degree + 1, cols, from_powers, address, signs, slack, address_of(spare))
+    found = number_wrong(degree + 1, cols, from_powers, address, signs, slack, address_of(spare))
+    keep(values)
+    keep(spare)
+    return found
 
 
 @procedure(INT(*[INT] * 13))
@@ -74,4 +77,9 @@ def upper_layers_doubts(
         pass_forward(layout, numbers, address_of(theta), sigma, address_of(spare), address_of(outputs))
         values[k] = spare[begin:units]
     side, room = signs + 8 * begin, slack + 8 * begin
-    return number_wrong(count, cols, from_values, address_of(values), side, room, address_of(spare))
+    found = number_wrong(count, cols, from_values, address_of(values), side, room, address_of(spare))
+    keep(values)
+    keep(spare)
+    keep(theta)
+    keep(outputs)
+    return found

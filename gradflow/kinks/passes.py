@@ -13,7 +13,7 @@ from numba import njit, types
 from gradflow.activations import CODES
 from gradflow.kernels.elementwise import activate, exponentials
 from gradflow.kernels.matrices import add_penalty, multiply, multiply_nt, multiply_tn
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, procedure, view
+from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, keep, procedure, view
 
 SAMPLES, DEPTH, LOSS, BIAS, UNITS, SIZE, X, Y, HEAD = range(9)
 INPUTS, OUTPUTS, CODE, WEIGHT, UNIT, LAYER = range(6)
@@ -173,6 +173,7 @@ def pass_gradient(layout, numbers, theta, sigma, units, out):
             block = view(address_of(spare), n * inputs)
             for i in range(n * inputs):
                 block[i] = delta[i] * slope[i]
+    keep(spare)
     return value + add_penalty(head[SIZE], data[DECAY], theta, theta, out)
 
 
@@ -277,6 +278,7 @@ def forward(theta, sigma, layout, numbers, units):
         address_of(layout), address_of(numbers), address_of(theta), address_of(sigma), address_of(units),
         address_of(outputs),
     )  # fmt: skip
+    keep(outputs)
 
 
 @njit("void(f8[::1], f8[:, ::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1])", cache=True, **OPTIONS)
@@ -298,6 +300,8 @@ def preactivations_along(y, coefficients, xs, sigma, layout, numbers, out):
         )  # fmt: skip
         for i in range(size):
             out[k, i] = units[i]
+    keep(theta)
+    keep(outputs)
 
 
 @njit("f8(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1], f8[::1])", cache=True, **OPTIONS)

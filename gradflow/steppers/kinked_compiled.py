@@ -10,6 +10,8 @@ from gradflow.kinks.slide import RANK, Point
 
 NONE = np.zeros(0, dtype=np.int64)
 FLAT = np.zeros((0, 1))
+SINGLE = (np.inf, np.inf, -np.inf, 0, -1)
+"""Limits under which one step is tried and handed back."""
 
 
 class Compiled:
@@ -50,18 +52,9 @@ class Compiled:
         )
         return Point(value, velocity, units[0], multipliers, attraction) if independent else None
 
-    def step(self, t, place, length):
-        """Dense output, points at the stages and their states' end, error of one step."""
-        block = self._block(place)
-        stages, y_new, bend, units, multipliers, attractions = block
-        stages[0] = place.here.velocity
-        value, error, independent = self._frozen.step(
-            self._net, self._sliding(place.surface), self._method, place.theta, place.sigma, length, *block
-        )
-        if not independent:
-            return None
-        dense = self._dense(t, place.theta, length, stages, bend, place.surface)
-        return dense, y_new, self._points(value, stages, units, multipliers, attractions), error
+    def step(self, run, length):
+        """One step: dense output, state, points at the stages, error."""
+        return self.stretch(run, SINGLE, length)[3]
 
     def _block(self, place):
         """Room for a step: stages, new state, return to the surface, units, multipliers and attractions."""
@@ -79,11 +72,11 @@ class Compiled:
         rows = zip(stages, multipliers, attractions, strict=True)
         return [Point(value, velocity, units[0], *pulls) for velocity, *pulls in rows]
 
-    def stretch(self, run, limits):
+    def stretch(self, run, limits, length=None):
         """Step from the place of the run until something may have to be decided.
 
-        Returns the place after the accepted steps, the dense output of the last of them (None if there is none), the
-        step tried after it as (dense output, state, points, error) or None, and time, size and error of the last steps.
+        Returns the number of accepted steps, the place after them, the dense output of the last of them (None if there
+        is none), the step tried after it as (dense output, state, points, error) or None, and the step control.
         """
         place, frozen, surface = run.place, self._frozen, run.place.surface
         stages, ends, bends, units, multipliers, attractions = self._block(place)
@@ -93,19 +86,19 @@ class Compiled:
         pulls = np.stack([place.here.multipliers, place.here.attraction])
         held = np.where(place.held, -1.0, 1.0)
         watch = frozen.Watch(self._lookout.signs(place), WRONG, held, *self._lookout.proof)
-        now = np.array([run.t, run.h, run.error_before, place.here.value, 0.0, 0.0, 0.0, 0.0])
+        now = np.array([run.t, length or run.h, run.error_before, place.here.value, 0.0, 0.0, 0.0, 0.0])
         counts = np.array([run.counts["gradients"], run.counts["accepted"]])
         tried = frozen.stretch(
             self._net, self._sliding(surface), self._method, watch, frozen.Limits(*limits), place.sigma, now, counts,
             y, y_before, z, pulls, stages, bends, ends, units, multipliers, attractions,
         )  # fmt: skip
-        t, h, error_before, value, t_before, length, found, error = now.tolist()
+        t, h, error_before, value, t_before, last_length, found, error = now.tolist()
         taken = int(counts[1]) - run.counts["accepted"]
         run.counts["gradients"] = int(counts[0])
         own = taken % 2
         trial, last = None, None
         if taken:
-            last = self._dense(t_before, y_before, length, stages[1 - own], bends[1 - own], surface)
+            last = self._dense(t_before, y_before, last_length, stages[1 - own], bends[1 - own], surface)
         if tried:
             points = self._points(found, stages[own], units, multipliers, attractions)
             trial = self._dense(t, y, h, stages[own], bends[own], surface), ends[own], points, error

@@ -27,10 +27,9 @@ class Trial:
 
 def try_step(run, length) -> Trial:
     """Step of the given length from the place of the run."""
-    found = run.compiled and run.compiled.step(run.t, run.place, length)
+    found = run.compiled and run.compiled.step(run, length)
     if not found:
         return _interpreted_step(run, length)
-    run.counts["gradients"] += run.pair.A.shape[0] - 1
     return _trial(run, *found)
 
 
