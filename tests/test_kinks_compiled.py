@@ -51,6 +51,7 @@ def test_dependent_normals_are_left_to_the_interpreted_step():
     wall = np.array([0, 2, 4])
     place = run._run.place
     compiled = run._run.compiled
+    assert compiled is not None
     assert compiled.point(theta, place.sigma, surface(run.network, wall[:2])) is not None
     assert compiled.point(theta, place.sigma, surface(run.network, wall)) is None
 
