@@ -1,10 +1,15 @@
 """Kinked stepper: error, gradients and time against tolerance, beside plain solvers that run over the kinks.
 
-Run it as ``python benchmarks/kinks.py``. Errors are maxima over theta at the end time, against the kinked stepper at
-rtol 1e-12; times are CPU seconds, compilation excluded.
+Run it as ``python benchmarks/kinks.py``, or ``python benchmarks/kinks.py cost`` for the cost alone: against the same
+network with tanh, per event, of a sliding gradient, and by part. Errors are maxima over theta at the end time, against
+the kinked stepper at rtol 1e-12; times are CPU seconds, compilation excluded.
 """
 
+import cProfile
+import pstats
+import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -108,6 +113,111 @@ def measure(name, make, t_end):
         row(f"plain {method}, rtol {rtol:g}", error, gradients, time.process_time() - begin)
 
 
+PARTS = {
+    "compiled steps": ("kinked_compiled.py", ("stretch",)),
+    "look inside a step": ("look.py", ("first",)),
+    "masks along a step": ("watch.py", ("first_departure",)),
+    "events": ("arrive.py", ("arrive", "leave")),
+}
+
+
+def best(function, repeats=3):
+    """Result, and least CPU seconds of several calls."""
+    seconds = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        result = function()
+        seconds.append(time.process_time() - begin)
+    return result, min(seconds)
+
+
+def with_tanh(problem):
+    """The problem of the same network with tanh."""
+    stages = problem.network.stages
+    widths = [stages[0].inputs, *(stage.outputs for stage in stages)]
+    network = gf.FullyConnected(widths, "tanh", bias=stages[0].bias)
+    targets = problem.y.argmax(axis=1) if problem.loss.labels == "class" else problem.y
+    return gf.Problem(network, problem.loss, problem.x, targets)
+
+
+def follow(problem, theta, t_end, rtol):
+    """A finished kinked run."""
+    run = Kinked(problem, 0.0, theta, rtol=rtol)
+    run.advance(t_end)
+    return run
+
+
+def sliding_gradient(run):
+    """What the sliding kinks at the end of a run add to a gradient: from steps with and without them."""
+    state = run._run
+    compiled, place = state.compiled, state.place
+    if not place.sliding.size:
+        return "nothing slides at the end"
+    empty = np.zeros(0, dtype=np.int64)
+    none = np.zeros(0, bool)
+    here = replace(place.here, multipliers=np.zeros(0), attraction=np.zeros(0))
+    free = replace(place, sliding=empty, held=none, surface=None, here=here)
+
+    def steps(at):
+        state.place = at
+        for _ in range(300):
+            compiled.step(state, 1e-3)
+
+    counts = dict(state.counts)
+    stepping = [best(lambda at=at: steps(at), 7)[1] for at in (place, free)]
+    state.place, state.counts = place, counts
+    extra = 1e6 * (stepping[0] - stepping[1]) / 300 / (state.pair.A.shape[0] - 1)
+    network, units, out = run.network, np.empty((4, run.network.size)), np.empty(place.theta.size)
+
+    def gradients():
+        for _ in range(1000):
+            network.passes.gradient(place.theta, place.sigma, network.layout, network.numbers, units, out)
+
+    bare = 1e3 * best(gradients, 7)[1]
+    return (
+        f"{place.sliding.size} sliding kinks add {extra:.2f} us to a gradient of {bare:.2f} us: {1 + extra / bare:.2f}x"
+    )
+
+
+def shares(problem, theta, t_end, rtol):
+    """Share of the time of each part, under the profiler."""
+    profile = cProfile.Profile()
+    profile.runcall(follow, problem, theta, t_end, rtol)
+    stats = pstats.Stats(profile)
+    rows = stats.stats.items()  # pyright: ignore[reportAttributeAccessIssue]
+    spent = {
+        part: sum(row[3] for (file, _, name), row in rows if file.endswith(where) and name in names)
+        for part, (where, names) in PARTS.items()
+    }
+    total = stats.total_tt  # pyright: ignore[reportAttributeAccessIssue]
+    found = [f"{part} {100 * seconds / total:.0f} %" for part, seconds in spent.items()]
+    return ", ".join([*found, f"the rest {100 * (1 - sum(spent.values()) / total):.0f} %"])
+
+
+def cost(name, make, t_end):
+    """One problem: gradients and CPU time against tanh, gradients per event, sliding gradients, shares."""
+    problem, theta = make()
+    smooth = with_tanh(problem)
+    print(f"{name}, t = {t_end:g}")
+    for rtol in (1e-6, 1e-8):
+        run, seconds = best(lambda rtol=rtol: follow(problem, theta, t_end, rtol))
+        other, base = best(
+            lambda rtol=rtol: gf.simulate(smooth, theta, gf.GradientFlow(), t_end=t_end, rtol=rtol, save_at=2)
+        )
+        gradients, plain_gradients = run.counts["gradients"], other.counts["gradients"]
+        instants, stages = np.unique(run.events["time"]).size, run._run.pair.A.shape[0] - 1
+        at_events = gradients - stages * (run.counts["accepted"] + run.counts["rejected"] - instants)
+        print(
+            f"  rtol {rtol:g}: {gradients} gradients, {1e3 * seconds:.1f} ms; tanh {plain_gradients},"
+            f" {1e3 * base:.1f} ms; {gradients / plain_gradients:.1f}x in gradients, {seconds / base:.0f}x in time;"
+            f" {at_events / instants:.1f} gradients for each of {instants} events, its step included"
+        )
+    print(f"  {sliding_gradient(run)}")
+    print(f"  {shares(problem, theta, t_end, 1e-6)}")
+
+
 if __name__ == "__main__":
     for case, (maker, end) in CASES.items():
-        measure(case, maker, end)
+        cost(case, maker, end)
+        if "cost" not in sys.argv[1:]:
+            measure(case, maker, end)

@@ -53,24 +53,29 @@ class Compiled:
         return Point(value, velocity, units[0], multipliers, attraction) if independent else None
 
     def step(self, run, length):
-        """One step: dense output, state, points at the stages, error."""
+        """One step: dense output, state, points of the stages, error."""
         return self.stretch(run, SINGLE, length)[3]
-
-    def _block(self, place):
-        """Room for a step: stages, new state, return to the surface, units, multipliers and attractions."""
-        rows, size, m = self._pair.A.shape[0], place.theta.size, place.sliding.size
-        room = np.empty((rows, size)), np.empty(size), np.zeros(size), np.empty((4, place.sigma.size))
-        return *room, *np.empty((2, rows, m))
 
     def _dense(self, t, y, length, stages, bend, surface):
         """Dense output of a step."""
         return Step(t, y, length, stages, self._method.powers, bend if surface is not None and surface.curved else None)
 
-    @staticmethod
-    def _points(value, stages, units, multipliers, attractions):
-        """Points at the stages; objective and pre-activations are those at the end of the step."""
-        rows = zip(stages, multipliers, attractions, strict=True)
-        return [Point(value, velocity, units[0], *pulls) for velocity, *pulls in rows]
+    def _points(self, value, z, stages, multipliers, attractions):
+        """Points at the stages, the one at the end of the step last; the others only where kinks slide.
+
+        Objective and pre-activations are those at the end.
+        """
+        last = self._method.stages
+        return [
+            Point(value, stages[j], z, multipliers[j], attractions[j])
+            for j in range(0 if multipliers.size else last, last + 1)
+        ]
+
+    def _watch(self, place, single):
+        """Sides to watch, and how; nothing is watched in a single step."""
+        signs = place.sigma if single else self._lookout.signs(place)
+        held = np.where(place.held, -1.0, 1.0)
+        return self._frozen.Watch(signs, WRONG, held, *self._lookout.proof)
 
     def stretch(self, run, limits, length=None):
         """Step from the place of the run until something may have to be decided.
@@ -78,29 +83,32 @@ class Compiled:
         Returns the number of accepted steps, the place after them, the dense output of the last of them (None if there
         is none), the step tried after it as (dense output, state, points, error) or None, and the step control.
         """
-        place, frozen, surface = run.place, self._frozen, run.place.surface
-        stages, ends, bends, units, multipliers, attractions = self._block(place)
-        stages, ends, bends = np.stack([stages, stages]), np.stack([ends, ends]), np.stack([bends, bends])
-        stages[0, 0] = place.here.velocity
+        place, surface = run.place, run.place.surface
+        rows, size, m = self._pair.A.shape[0], place.theta.size, place.sliding.size
+        stages, ends, bends, pulls = (
+            np.empty((2, rows, size)),
+            np.empty((2, size)),
+            np.empty((2, size)),
+            np.empty((2, m)),
+        )
+        units, multipliers, attractions = np.empty((4, place.sigma.size)), *np.empty((2, rows, m))
+        stages[0, 0], pulls[0], pulls[1] = place.here.velocity, place.here.multipliers, place.here.attraction
         y, y_before, z = place.theta.copy(), place.theta.copy(), place.here.z.copy()
-        pulls = np.stack([place.here.multipliers, place.here.attraction])
-        held = np.where(place.held, -1.0, 1.0)
-        watch = frozen.Watch(self._lookout.signs(place), WRONG, held, *self._lookout.proof)
         now = np.array([run.t, length or run.h, run.error_before, place.here.value, 0.0, 0.0, 0.0, 0.0])
         counts = np.array([run.counts["gradients"], run.counts["accepted"]])
-        tried = frozen.stretch(
-            self._net, self._sliding(surface), self._method, watch, frozen.Limits(*limits), place.sigma, now, counts,
-            y, y_before, z, pulls, stages, bends, ends, units, multipliers, attractions,
+        tried = self._frozen.stretch(
+            self._net, self._sliding(surface), self._method, self._watch(place, limits is SINGLE),
+            self._frozen.Limits(*limits), place.sigma, now, counts, y, y_before, z, pulls, stages, bends, ends, units,
+            multipliers, attractions,
         )  # fmt: skip
         t, h, error_before, value, t_before, last_length, found, error = now.tolist()
         taken = int(counts[1]) - run.counts["accepted"]
         run.counts["gradients"] = int(counts[0])
-        own = taken % 2
-        trial, last = None, None
+        own, trial, last = taken % 2, None, None
         if taken:
             last = self._dense(t_before, y_before, last_length, stages[1 - own], bends[1 - own], surface)
+            place = replace(place, theta=y, here=Point(value, stages[own, 0], z, *pulls))
         if tried:
-            points = self._points(found, stages[own], units, multipliers, attractions)
+            points = self._points(found, units[0], stages[own], multipliers, attractions)
             trial = self._dense(t, y, h, stages[own], bends[own], surface), ends[own], points, error
-        here = Point(value, stages[own, 0], z, *pulls)
-        return taken, replace(place, theta=y, here=here), last, trial, (t, h, error_before)
+        return taken, place, last, trial, (t, h, error_before)

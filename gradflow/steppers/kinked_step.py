@@ -36,9 +36,9 @@ def try_step(run, length) -> Trial:
 def _trial(run, step, y_new, points, error):
     """A compiled step as a trial."""
     pair = run.pair
-    inner = range(1, pair.stages) if run.place.sliding.size else ()
+    inner = range(1, pair.stages) if len(points) > 1 else ()
     hints = [(float(pair.C[j]), points[j]) for j in inner if pair.C[j] < 1.0]
-    return Trial(step, y_new, points[pair.stages], error, hints)
+    return Trial(step, y_new, points[-1], error, hints)
 
 
 def stretch(run, limits) -> tuple[bool, Trial | None]:
