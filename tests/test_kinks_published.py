@@ -9,6 +9,8 @@ from gradflow.status import Status
 from gradflow.steppers.kinked import Kinked
 
 FLOW = gf.GradientFlow()
+RTOL = 1e-8
+CONSERVED = 100.0 * RTOL
 
 
 def exponential_problem(rng, x, y, widths, relu_layers):
@@ -60,14 +62,14 @@ def test_linear_interfaces_are_conserved_above_relu_layers_and_relu_ones_are_not
     log_loss, expected = TAILS[seed]
     problem, theta = relu_body_and_linear_tail(seed)
     down = gf.LossBelow(log10=log_loss / np.log(10.0))
-    run = gf.simulate(problem, theta, FLOW, stop=down, rtol=1e-8, save_at=2, clock="log_loss", max_gradients=10_000)
+    run = gf.simulate(problem, theta, FLOW, stop=down, rtol=RTOL, save_at=2, clock="log_loss", max_gradients=10_000)
     assert run.log10_loss[-1] == pytest.approx(log_loss / np.log(10.0), abs=1e-6)
     np.testing.assert_allclose(shares(problem, run.end), expected, atol=1.1e-3)
     drift = {layer: interface(problem, run.end, layer) - interface(problem, theta, layer) for layer in range(1, 5)}
     for layer in (3, 4):
-        assert np.abs(drift[layer]).max() < 1e-8
+        assert np.abs(drift[layer]).max() < CONSERVED
     for layer in (1, 2):
-        assert np.abs(np.diag(drift[layer])).max() < 1e-7
+        assert np.abs(np.diag(drift[layer])).max() < CONSERVED
         assert np.abs(drift[layer]).max() > 2.0
     gaps = [(block**2).sum() - np.linalg.norm(block, 2) ** 2 for block in problem.layers(run.end).values()]
     bound = 0.0
@@ -86,13 +88,13 @@ def test_neurons_that_stay_active_keep_their_whole_submatrix():
     problem, weights = exponential_problem(rng, x, y, [3, 6, 5, 4, 1], 1)
     weights[0][:3] = np.abs(weights[0][:3])
     theta, down = flatten(weights), gf.LossBelow(log10=-100)
-    run = gf.simulate(problem, theta, FLOW, stop=down, rtol=1e-8, save_at=2, clock="log_loss", max_gradients=30_000)
+    run = gf.simulate(problem, theta, FLOW, stop=down, rtol=RTOL, save_at=2, clock="log_loss", max_gradients=30_000)
     assert run.log10_loss[-1] == pytest.approx(-100.0, abs=1e-6)
     drift = np.abs(interface(problem, run.end, 1) - interface(problem, theta, 1))
-    assert drift[:3, :3].max() < 1e-8
+    assert drift[:3, :3].max() < CONSERVED
     assert drift[3:].max() > 0.1
     for layer in (2, 3):
-        assert np.abs(interface(problem, run.end, layer) - interface(problem, theta, layer)).max() < 1e-8
+        assert np.abs(interface(problem, run.end, layer) - interface(problem, theta, layer)).max() < CONSERVED
 
 
 SAMPLES, TARGETS = np.array([-0.8, -0.44, -0.12, 0.28, 0.76]), np.array([0.3, -0.5, 0.4, 0.1, -0.4])
