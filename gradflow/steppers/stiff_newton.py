@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from gradflow.kernels.calls import uncounted
 from gradflow.status import Status
 from gradflow.steppers.stiff_linear import (
     FAILED,
@@ -228,6 +229,7 @@ def is_low(rhs, method, limits, memory, now):
 
 def advance(rhs, method, limits, memory, record, save_at, saved, first):
     """Step until a reason to stop; write the states at save_at[first:] that are reached."""
+    rhs, method, memory, saved = uncounted((rhs, method, memory, saved))
     now = record[0]
     now["spent"] = 0
     last_step = now["accepted"] + limits.max_steps
