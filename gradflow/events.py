@@ -128,8 +128,9 @@ class ExcessLossBelow:
     ----------
     level : float
         Excess, positive.
-    minimum : float
-        The minimum of the objective.
+    minimum : float, optional
+        The minimum of the objective, to be subtracted: levels below 1e-16 of it drown in rounding. Without it, the
+        least-squares minimum of a linear network, and ``problem.excess_loss``, which subtracts nothing.
 
     Examples
     --------
@@ -138,20 +139,22 @@ class ExcessLossBelow:
     """
 
     level: float
-    minimum: float
+    minimum: float | None = None
     name = "excess loss"
     direction = -1
     terminal = True
     status = Status.LOSS_BELOW
 
     def __post_init__(self):
-        if not (self.level > 0 and np.isfinite(self.minimum)):
+        if not (self.level > 0 and (self.minimum is None or np.isfinite(self.minimum))):
             raise ValueError(
                 f"ExcessLossBelow({self.level}, {self.minimum}): level > 0 and a finite minimum are needed"
             )
 
     def measure(self, point: Point) -> float:
         """Objective minus minimum minus level."""
+        if self.minimum is None:
+            return point.problem.excess_loss(point.theta) - self.level
         return point.value - self.minimum - self.level
 
 
