@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradflow.arguments import not_negative
 from gradflow.initial import initial
 from gradflow.networks import Diagonal
+
+if TYPE_CHECKING:
+    from gradflow.eigenbasis import Eigenbasis
 
 
 class Problem:
@@ -275,6 +279,37 @@ class Problem:
     def with_data(self, x, y) -> Problem:
         """Same network, loss and decay on other data, e.g. held-out samples."""
         return Problem(self.network, self.loss, x, y, decay=self.decay, backend=self.backend, device=self.device)
+
+    def in_eigenbasis(self) -> Eigenbasis:
+        r"""The same problem in the singular basis of its data, :math:`y^T x = U S V^T`, and the maps there and back.
+
+        For linear networks under the square loss on whitened inputs (or such that :math:`x^T x` commutes with
+        :math:`(y^T x)^T y^T x`). Starts below 1e-14 need it: elsewhere weak modes are lost in the rounding of strong
+        ones.
+
+        Returns
+        -------
+        Eigenbasis
+            With `problem`, ``into(theta)``, ``back(theta)``, `strengths` (min(d, k),), `inputs` V and `outputs` U.
+
+        Raises
+        ------
+        ValueError
+            Where there is no such basis.
+
+        Examples
+        --------
+        >>> import numpy as np, gradflow as gf
+        >>> problem = gf.Problem(gf.DeepLinear([2, 2, 2]), gf.losses.Square(), np.eye(2), [[2.0, 1.0], [1.0, 2.0]])
+        >>> basis, theta = problem.in_eigenbasis(), problem.init(0.5)
+        >>> basis.strengths.round(9).tolist()
+        [1.5, 0.5]
+        >>> bool(np.isclose(basis.problem.value(basis.into(theta)), problem.value(theta)))
+        True
+        """
+        from gradflow.eigenbasis import eigenbasis
+
+        return eigenbasis(self)
 
     def checked(self, theta, name="theta") -> np.ndarray:
         """`theta` as contiguous float64 of shape (P,) or (runs, P)."""

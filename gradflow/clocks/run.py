@@ -10,6 +10,7 @@ from gradflow.clocks.moment import Base, has_logarithm, plain, polar_serves
 from gradflow.clocks.rule import Automatic, Fixed
 from gradflow.clocks.solver import checked_clocked_solver
 from gradflow.clocks.targets import LN10, At, Every, Target, series, target
+from gradflow.eigenbasis import hint
 from gradflow.events import LossBelow
 from gradflow.status import Status
 from gradflow.trajectory import Record as Values
@@ -106,6 +107,9 @@ def march(problem, theta0, dynamics, arguments: dict, interrupt) -> tuple[Status
         at_branch=arguments["at_branch"] if arguments["kinks"] == "follow" else None,
     )
     way = March(plan)
+    with np.errstate(divide="ignore"):
+        said = hint(problem, float(np.log10(np.abs(theta0).max()) + np.log10(scale)))
+    way.notes += [said] if said else []
     return way.run(start, base, rule.first), way
 
 
