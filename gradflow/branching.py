@@ -63,6 +63,8 @@ def _stepper_of(trajectory):
 
     if trajectory.run is None or trajectory.run.arguments.get("kinks") != "follow":
         raise ValueError("this run did not follow kinks: run a relu network with kinks='follow' (the default)")
+    if trajectory.clocked is not None:
+        raise ValueError("a run in a clock does not keep what happened at its kinks: run it with clock='time'")
     return at_its_end(trajectory)
 
 

@@ -103,3 +103,11 @@ def test_flows_whose_kinks_are_not_followed_say_so():
     followed = gf.simulate(problem, theta0, flow, stop=stop, clock="log_time")
     assert followed.status == gf.Status.LOSS_BELOW
     assert not followed.notes
+
+
+def test_kinks_of_a_run_in_a_clock_are_refused_with_the_way_to_have_them():
+    x, y = gf.data.separable(n=8, d=3, margin=0.2, seed=0)
+    problem = gf.Problem(gf.FullyConnected([3, 4, 1]), gf.losses.Logistic("sum"), x, y)
+    run = gf.simulate(problem, problem.init(0.5), gf.GradientFlow(), t_end=2.0, clock="log_loss")
+    with pytest.raises(ValueError, match="clock='time'"):
+        run.kinks  # noqa: B018
