@@ -32,7 +32,7 @@ def rank_gap(problem, theta) -> np.ndarray:
 
 
 def rank_gap_bound(problem, theta) -> np.ndarray:
-    r"""Bound of :func:`gradflow.measure.rank_gap` for all times of the flow from theta, in the linear layers before one output.
+    r"""Bound of :func:`gradflow.measure.rank_gap` for all times of the flow, in the linear layers before one output.
 
     .. math:: D_L = 0, \qquad D_l = D_{l+1} + \mathrm{tr}\,\Delta_l - \lambda_{\min}(\Delta_l), \qquad
         \Delta_l = W_l W_l^\top - W_{l+1}^\top W_{l+1}
