@@ -229,3 +229,13 @@ def test_cached_function_notices_a_change_in_the_file_of_a_helper(tmp_path):
     for factor in (2, 10):
         (tmp_path / "inner.py").write_text(f"def helper(x):\n    return {factor} * x\n")
         assert int(_run(f"{code}; print(f(3))", **environment)) == 3 * factor
+
+
+def test_cached_function_whose_argument_type_has_gone_is_compiled_anew(tmp_path):
+    (tmp_path / "outer.py").write_text("def outer(pair):\n    return pair.x\n")
+    environment = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    code = "import inner, outer, gradflow.kernels.calls as c; print(c.compiled(outer.outer)(inner.make()))"
+    for name, x in (("First", 1.0), ("Second", 2.0)):
+        definition = f"from typing import NamedTuple\n\n\nclass {name}(NamedTuple):\n    x: float\n"
+        (tmp_path / "inner.py").write_text(f"{definition}\n\ndef make():\n    return {name}({x})\n")
+        assert float(_run(code, **environment)) == x

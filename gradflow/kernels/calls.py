@@ -179,11 +179,24 @@ def _jit(function: Callable, *, signature: str | None, fastmath: frozenset[str] 
 
 
 def _watch(dispatcher: Any, functions: tuple[Callable, ...]) -> None:
-    """Let the cache of a compiled function know the files of the functions it holds, not its own alone."""
+    """Let the cache of a compiled function know the files of the functions it holds, and read past types that are gone.
+
+    A cached entry names its argument types; one whose type has moved since is made anew.
+    """
     cache = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if cache is not None:
-        stats = (os.stat(path) for path in sorted({function.__code__.co_filename for function in functions}))
-        cache._source_stamp = (cache._source_stamp, *((file.st_mtime, file.st_size) for file in stats))
+    if cache is None:
+        return
+    stats = (os.stat(path) for path in sorted({function.__code__.co_filename for function in functions}))
+    cache._source_stamp = (cache._source_stamp, *((file.st_mtime, file.st_size) for file in stats))
+    read = cache._load_index
+
+    def read_what_is_known() -> dict:
+        try:
+            return read()
+        except (AttributeError, ImportError):
+            return {}
+
+    cache._load_index = read_what_is_known
 
 
 def _argument_types(signature: str) -> tuple:

@@ -17,8 +17,8 @@ import torch
 from gradflow.kernels.torch_autograd import TorchObjective
 from gradflow.lanes.memory import KEPT, NOW, START, Results, new_results
 from gradflow.status import Status
-from gradflow.steppers.explicit import _STIFF_LIMITS
 from gradflow.steppers.saving import UNLIMITED
+from gradflow.steppers.tableaux import STIFF_LIMITS
 from gradflow.steppers.tableaux import pair as pair_of
 
 NUMBERS = ("t", "h", "error_before", "value", "rho", "t_before", "length", "h_tried", "held_for")
@@ -81,7 +81,7 @@ class Ensemble:
     ):
         self.objective, self.decay = objective, decay
         self.pair, self.rtol, self.t_start, self.t_end = pair_of(pair), rtol, t_start, t_end
-        self.limits = (max_gradients, loss_below, _STIFF_LIMITS[pair], stiff_gradients)
+        self.limits = (max_gradients, loss_below, STIFF_LIMITS[pair], stiff_gradients)
         self.A, self.E, self.G = (self._tensor(rows) for rows in (self.pair.A, self.pair.E, self.pair.G))
         self.times = self._tensor(np.append(save_at, math.inf))
 

@@ -16,9 +16,10 @@ from gradflow.lanes.memory import Results, Task, method_of, new_group, new_resul
 from gradflow.lanes.stepper import abandon, advance
 from gradflow.lanes.vectors import LANES
 from gradflow.status import Status
-from gradflow.steppers.adaptive import Control, Limits
-from gradflow.steppers.explicit import _STIFF_LIMITS
+from gradflow.steppers.adaptive import Control
 from gradflow.steppers.saving import UNLIMITED
+from gradflow.steppers.stepper import Limits
+from gradflow.steppers.tableaux import STIFF_LIMITS
 
 MOST_SCRATCH, MOST_PARAMETERS = 10_000, 1_000
 SLICE_SECONDS, LOOK_SECONDS = 0.05, 0.05
@@ -98,7 +99,7 @@ def run_ensemble(
     """
     runs, size = starts.shape
     limits = Limits(float(t_end), int(max_gradients), UNLIMITED, float(loss_below))
-    control = Control(float(rtol), np.zeros(0), _STIFF_LIMITS[pair], float(stiff_gradients))
+    control = Control(float(rtol), np.zeros(0), STIFF_LIMITS[pair], float(stiff_gradients))
     task = Task(
         address(kernel.gradient, GRADIENT),
         kernel.numbers,

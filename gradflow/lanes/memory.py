@@ -7,7 +7,8 @@ import numpy as np
 from gradflow.kernels.kernel import Kernel
 from gradflow.lanes.vectors import LANES
 from gradflow.status import Status
-from gradflow.steppers.adaptive import RECORD, Control, Limits
+from gradflow.steppers.adaptive import RECORD, Control
+from gradflow.steppers.stepper import Limits
 from gradflow.steppers.tableaux import Pair, Sums
 from gradflow.steppers.tableaux import pair as pair_of
 

@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow.kernels.calls import compiled
-from gradflow.status import Status
 from gradflow.steppers.adams_loop import HELPERS, TWINS, advance
-from gradflow.steppers.adaptive import Limits
-from gradflow.steppers.explicit import _tolerances
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
+from gradflow.steppers.saving import start_vector, state_of, tolerances
+from gradflow.steppers.stepper import Measured, Stepper
 
 STABLE = (2.0, 2.4, 1.93, 1.41, 1.03, 0.77, 0.57, 0.43, 0.33, 0.26, 0.21)
 """Real stability limits h |lambda| of even steps with k = 1 to 11 velocities and the full correction."""
@@ -63,7 +61,7 @@ class Memory(NamedTuple):
     slots: np.ndarray
 
 
-class Adams:
+class Adams(Measured, Stepper):
     r"""Adams-Bashforth-Moulton stepper of order 1 to 12 with variable steps: two gradients a step.
 
     From the last k velocities, on whatever times they were, a step predicts :math:`p`, evaluates, corrects
@@ -75,6 +73,10 @@ class Adams:
     a stability limit up to twice as large: 5.2 for k = 2. How far f moves with the correction measures the norm of the
     Jacobian. The next step takes the k and the :math:`\theta` that allow the longest length, by error and by
     stability; so orders sink where stability binds, instead of steps failing.
+
+    t_end does not change the steps: the last one goes past it, and the state there is interpolated; the next call goes
+    on from where the steps are, with the same bits as one longer run.
+    Dense output is the integral of the polynomial that the corrector integrates, of order k + 1; it costs no gradients.
 
     Parameters
     ----------
@@ -136,7 +138,7 @@ class Adams:
     ) -> None:
         y = start_vector(state)
         self.field = field
-        self._method = _method(float(rtol), _tolerances(float(rtol), atol, y.size), float(stiff_gradients))
+        self._method = _method(float(rtol), tolerances(float(rtol), atol, y.size), float(stiff_gradients))
         self._memory = Memory(
             *(np.zeros(y.size) for _ in range(4)),
             points=np.stack([y, y, y]),
@@ -162,95 +164,14 @@ class Adams:
             speed = float(np.linalg.norm(scaled)) / math.sqrt(scaled.size)
         now["h"] = now["h_tried"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
 
-    def _finite(self) -> bool:
-        """Whether value, state and velocity at the start are finite."""
-        m = self._memory
-        return bool(np.isfinite(self._now["value"]) and np.isfinite(m.points[0]).all() and np.isfinite(m.rows[0]).all())
+    def _rules(self, look: bool) -> tuple:
+        """Formulas and tolerances."""
+        return (self._method._replace(stiff_gradients=math.inf) if look else self._method,)
 
-    def advance(
-        self,
-        t_end: float,
-        *,
-        save_at: np.ndarray | None = None,
-        saved: np.ndarray | None = None,
-        max_gradients: int = UNLIMITED,
-        max_steps: int = UNLIMITED,
-        loss_below: float = -math.inf,
-    ) -> Status:
-        """Step until t_end or another reason to stop.
-
-        Neither saving, pausing nor t_end changes the steps: the last one goes past t_end, and the state there is
-        interpolated. The next call goes on from where the steps are, with the same bits as one longer run.
-
-        Parameters
-        ----------
-        t_end : float
-            Not before ``t``; may be infinite.
-        save_at : ndarray, (m,)
-            Increasing times. Those before the last accepted step are skipped, so that the same array can be handed
-            to every call of a run.
-        saved : ndarray of float64, (m, S)
-            Row k receives the state at ``save_at[k]`` once an accepted step reaches it.
-        max_gradients : int
-            Bound on ``counts["gradients"]``, which counts from the start of the run.
-        max_steps : int
-            Bound on the accepted steps of this call.
-        loss_below : float
-            Stop after the first step that ends with a lower objective.
-
-        Returns
-        -------
-        Status
-            LOSS_BELOW, REACHED_END, STIFF, PAUSED (max_steps) or GRADIENT_BUDGET; STEP_TOO_SMALL or DIVERGED when no
-            step from the current state is accepted; NOT_FINITE_START.
-
-        Raises
-        ------
-        ValueError
-            If t_end lies before t, or ``saved`` does not fit.
-        """
-        t_end = float(t_end)
-        if not t_end >= self.t:
-            raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
-        if self._now["accepted"] == 0 and not self._finite():
-            return Status.NOT_FINITE_START
-        limits = Limits(t_end, int(max_gradients), int(max_steps), float(loss_below))
-        return self._run(self._method, limits, *save_arrays(save_at, saved, self._memory.state.size))
-
-    def _run(self, method: Method, limits: Limits, save_at: np.ndarray, saved: np.ndarray) -> Status:
-        """Run the compiled or interpreted loop."""
-        first = int(np.searchsorted(save_at, self.t_before))
-        arguments = (self.field.rhs, method, limits, self._memory, self._record, save_at, saved, first)
-        if self.field.compiled:
-            return Status(self._advance(*arguments))
-        with np.errstate(all="ignore"):
-            return Status(self._advance(*arguments))
-
-    def dense(self, t: Any) -> np.ndarray:
-        """State at times inside the last accepted step, with the same bits as ``save_at`` gives.
-
-        The integral of the polynomial that the corrector integrates, of order k + 1; it costs no gradients.
-
-        Parameters
-        ----------
-        t : float or array_like, (m,)
-            Increasing, from ``t_before`` to ``t``.
-
-        Returns
-        -------
-        ndarray, (S,) or (m, S)
-
-        Raises
-        ------
-        ValueError
-            If a time lies outside.
-        """
-        times = times_inside(t, self.t_before, self.t)
-        states = np.empty((times.size, self._memory.state.size))
-        self._run(
-            self._method._replace(stiff_gradients=math.inf), Limits(math.inf, UNLIMITED, 0, -math.inf), times, states
-        )
-        return states if np.ndim(t) else states[0]
+    @property
+    def _size(self) -> int:
+        """Length of the state."""
+        return self._memory.state.size
 
     def snapshot(self) -> dict[str, Any]:
         """What a run needs to go on: numbers and arrays ("state", "velocities" and others), all copies.
@@ -272,31 +193,16 @@ class Adams:
         ValueError
             If the snapshot belongs to a state of another size.
         """
-        now, m = self._now, self._memory
-        if np.shape(snapshot["state"]) != m.state.shape:
-            raise ValueError(
-                f"the snapshot's state has shape {np.shape(snapshot['state'])}, this stepper's {m.state.shape}:"
-                " restore it to a stepper of the same problem"
-            )
+        now, m, state = self._now, self._memory, state_of(snapshot, self._size)
         for name in _NUMBERS + _COUNTERS + _COUNTS:
             now[name] = snapshot[name]
         count = len(snapshot["times"])
         m.newest[:], m.slots[:] = np.arange(3), np.arange(m.slots.size)
         m.points[:2], m.times[:count] = snapshot["points"], snapshot["times"]
         m.rows[:count], m.rows[m.slots[-3]] = snapshot["velocities"][:-1], snapshot["velocities"][-1]
-        m.state[:] = m.state_before[:] = snapshot["state"]
+        m.state[:] = m.state_before[:] = state
         now["t_before"], now["known"], now["inside_before"] = now["t"], count, 1
         now["has_value"] = now["has_value"] and not now["inside"]
-
-    @property
-    def t(self) -> float:
-        """Time after the last accepted step, or t_end if that step went past it."""
-        return float(self._now["t"])
-
-    @property
-    def t_before(self) -> float:
-        """Time before the last accepted step, or the t_end at which it was entered."""
-        return float(self._now["t_before"])
 
     @property
     def state(self) -> np.ndarray:
@@ -335,21 +241,6 @@ class Adams:
         else:
             now["value"] = now["newest_value"] = self.field(self.t, m.points[m.newest[0]], m.rows[m.slots[0]])
             now["due"] = 1
-
-    @property
-    def step(self) -> float:
-        """Size that the next step tries."""
-        return float(self._now["h"])
-
-    @property
-    def rho(self) -> float:
-        """Estimate of the norm of the Jacobian; 0 before the first."""
-        return float(self._now["rho"])
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Gradients, accepted and rejected steps so far."""
-        return {"hessian_products": 0} | {name: int(self._now[name]) for name in _COUNTS}
 
 
 def _method(rtol: float, atol: np.ndarray, stiff_gradients: float) -> Method:

@@ -39,15 +39,6 @@ class Control(NamedTuple):
     stiff_steps: int = 15
 
 
-class Limits(NamedTuple):
-    """Where one call of ``advance`` stops."""
-
-    t_end: float
-    max_gradients: int
-    max_steps: int
-    loss_below: float
-
-
 class Memory(NamedTuple):
     """Vectors of one run: state, state before the last step, trial state, two for scratch, those held for a snapshot.
 

@@ -6,29 +6,23 @@ from typing import Any
 import numpy as np
 
 from gradflow.kernels.calls import compiled
-from gradflow.status import Status
 from gradflow.steppers import tableaux
-from gradflow.steppers.adaptive import HELPERS, RECORD, RESUMED, TWINS, Control, Limits, Memory, advance
+from gradflow.steppers.adaptive import HELPERS, RECORD, RESUMED, TWINS, Control, Memory, advance
 from gradflow.steppers.beginning import propose_first_step
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import (
-    UNLIMITED,
-    aligned_rows,
-    put_back,
-    save_arrays,
-    start_vector,
-    take_snapshot,
-    times_inside,
-)
-
-_STIFF_LIMITS = {"dop853": 6.1, "rk45": 3.25}
+from gradflow.steppers.saving import aligned_rows, put_back, start_vector, take_snapshot, tolerances
+from gradflow.steppers.stepper import Measured, Stepper
 
 
-class Explicit:
+class Explicit(Measured, Stepper):
     """Adaptive explicit stepper for one run.
 
     Steps of the pair are accepted where the estimated error, entry by entry over ``atol + rtol |state|``, has a root
     mean square below 1; a proportional-integral controller sets the next size.
+
+    A step that would pass t_end is cut to end there; the next call goes on from t_end with the uncut size,
+    ``snapshot`` from before the cut.
+    Dense output has order 7 for "dop853", which evaluates three gradients at its first use in a step, and 4 for "rk45".
 
     Parameters
     ----------
@@ -106,8 +100,8 @@ class Explicit:
         self._pair = tableaux.pair(pair)
         self._control = Control(
             float(rtol),
-            _tolerances(float(rtol), atol, y.size),
-            float(_STIFF_LIMITS[pair] if stiff_limit is None else stiff_limit),
+            tolerances(float(rtol), atol, y.size),
+            float(tableaux.STIFF_LIMITS[pair] if stiff_limit is None else stiff_limit),
             float(stiff_gradients),
             int(stiff_steps),
         )
@@ -140,102 +134,13 @@ class Explicit:
             now["gradients"] += 1
         now["h_tried"] = now["h"]
 
-    def _finite(self) -> bool:
-        """Whether value, state and velocity are finite."""
-        memory = self._memory
-        return math.isfinite(self._now["value"]) and bool(
-            np.isfinite(memory.y).all() and np.isfinite(memory.K[0]).all()
-        )
-
-    def advance(
-        self,
-        t_end: float,
-        *,
-        save_at: np.ndarray | None = None,
-        saved: np.ndarray | None = None,
-        max_gradients: int = UNLIMITED,
-        max_steps: int = UNLIMITED,
-        loss_below: float = -math.inf,
-    ) -> Status:
-        """Step until t_end or another reason to stop.
-
-        Neither saving nor pausing changes the steps. A step that would pass t_end is cut to end there; the next call
-        goes on from t_end with the uncut size, ``snapshot`` from before the cut.
-
-        Parameters
-        ----------
-        t_end : float
-            Not before ``t``; may be infinite.
-        save_at : ndarray, (m,)
-            Increasing times. Those before the last accepted step are skipped, so that the same array can be handed
-            to every call of a run.
-        saved : ndarray of float64, (m, S)
-            Row k receives the state at ``save_at[k]`` once an accepted step reaches it.
-        max_gradients : int
-            Bound on ``counts["gradients"]``, which counts from the start of the run.
-        max_steps : int
-            Bound on the accepted steps of this call.
-        loss_below : float
-            Stop after the first step that ends with a lower objective.
-
-        Returns
-        -------
-        Status
-            LOSS_BELOW, REACHED_END, STIFF, PAUSED (max_steps) or GRADIENT_BUDGET; STEP_TOO_SMALL or DIVERGED when no
-            step from the current state is accepted; NOT_FINITE_START.
-
-        Raises
-        ------
-        ValueError
-            If t_end lies before t, or ``saved`` does not fit.
-        """
-        t_end = float(t_end)
-        if not t_end >= self.t:
-            raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
-        if self._now["accepted"] == 0 and not self._finite():
-            return Status.NOT_FINITE_START
-        if self._now["held_for"] != t_end:
-            self._now["held_for"] = math.nan
-        limits = Limits(t_end, int(max_gradients), int(max_steps), float(loss_below))
-        return self._run(self._control, limits, *save_arrays(save_at, saved, self._memory.y.size))
-
-    def _run(self, control: Control, limits: Limits, save_at: np.ndarray, saved: np.ndarray) -> Status:
-        """Run the compiled or interpreted loop."""
-        first = int(np.searchsorted(save_at, self._known_from()))
-        arguments = (self.field.rhs, self._pair, control, limits, self._memory, self._record, save_at, saved, first)
-        if self.field.compiled:
-            return Status(self._advance(*arguments))
-        with np.errstate(all="ignore"):
-            return Status(self._advance(*arguments))
+    def _rules(self, look: bool) -> tuple:
+        """The pair and the control."""
+        return self._pair, self._control._replace(stiff_gradients=math.inf) if look else self._control
 
     def _known_from(self) -> float:
         """Start of the interval in which dense output is known; a rejected trial overwrites the last step's stages."""
         return self.t_before if self._now["has_stages"] else self.t
-
-    def dense(self, t: Any) -> np.ndarray:
-        """State at times inside the last accepted step, with the same bits as ``save_at`` gives.
-
-        Order 7 for "dop853", which evaluates three gradients at the first use in a step, and 4 for "rk45".
-
-        Parameters
-        ----------
-        t : float or array_like, (m,)
-            Increasing, from ``t_before`` to ``t``.
-
-        Returns
-        -------
-        ndarray, (S,) or (m, S)
-
-        Raises
-        ------
-        ValueError
-            If a time lies outside, or inside a step whose stages a rejected trial has overwritten.
-        """
-        times = times_inside(t, self._known_from(), self.t)
-        states = np.empty((times.size, self._memory.y.size))
-        look = Limits(math.inf, UNLIMITED, 0, -math.inf)
-        self._run(self._control._replace(stiff_gradients=math.inf), look, times, states)
-        return states if np.ndim(t) else states[0]
 
     def snapshot(self) -> dict[str, Any]:
         """What a run needs to go on: numbers and two vectors ("state", "velocity"), all copies.
@@ -257,63 +162,6 @@ class Explicit:
         self._now["h_tried"] = self._now["h"]
 
     @property
-    def t(self) -> float:
-        """Time after the last accepted step."""
-        return float(self._now["t"])
-
-    @property
-    def t_before(self) -> float:
-        """Time before the last accepted step."""
-        return float(self._now["t_before"])
-
-    @property
-    def state(self) -> np.ndarray:
-        """State after the last accepted step, a copy."""
-        return self._memory.y.copy()
-
-    @property
-    def state_before(self) -> np.ndarray:
-        """State before the last accepted step, a copy."""
-        return self._memory.y_before.copy()
-
-    @property
-    def value(self) -> float:
-        """Objective at the state."""
-        return float(self._now["value"])
-
-    @property
     def velocity(self) -> np.ndarray:
         """Velocity at the state, a copy."""
         return self._memory.K[self._pair.stages if self._now["has_stages"] else 0].copy()
-
-    @property
-    def step(self) -> float:
-        """Size that the next step tries."""
-        return float(self._now["h"])
-
-    @property
-    def rho(self) -> float:
-        """Estimate of the norm of the Jacobian, from the last accepted step; 0 before the first."""
-        return float(self._now["rho"])
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Gradients, accepted and rejected steps so far."""
-        now = self._now
-        return {
-            "gradients": int(now["gradients"]),
-            "hessian_products": 0,
-            "accepted": int(now["accepted"]),
-            "rejected": int(now["rejected"]),
-        }
-
-
-def _tolerances(rtol: float, atol: Any, size: int) -> np.ndarray:
-    """One absolute tolerance per entry; a zero becomes the least number that can divide."""
-    given = np.asarray(atol, dtype=np.float64)
-    if given.ndim and given.shape != (size,):
-        raise ValueError(f"atol has shape {given.shape}: it must be a number or have shape ({size},), as the state")
-    least = given.min() if given.ndim else float(given)
-    if not (rtol >= 0.0 and least >= 0.0 and (rtol > 0.0 or least > 0.0)):
-        raise ValueError(f"rtol = {rtol}, atol = {atol}: tolerances must not be negative, nor both be zero")
-    return np.maximum(given, 1e-300) if given.ndim else np.full(size, max(float(given), 1e-300))

@@ -9,7 +9,8 @@ from gradflow.kernels.calls import call, compiled
 from gradflow.status import Status
 from gradflow.steppers import tableaux
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import UNLIMITED, put_back, save_arrays, start_vector, take_snapshot, times_inside
+from gradflow.steppers.saving import put_back, start_vector, take_snapshot
+from gradflow.steppers.stepper import Stepper
 
 _GO_ON = -1
 _PAUSED = int(Status.PAUSED)
@@ -182,11 +183,15 @@ _HELPERS = (run_stages, fits_step, attempt, stop, interpolate)
 _TWINS = ((combine, combine_loops), (all_finite, all_finite_loops))
 
 
-class Fixed:
+class Fixed(Stepper):
     """Explicit stepper with a fixed step, for one run.
 
     Step k ends at ``t_start + k step``, computed from k. "euler" on the plain flow is gradient descent, with the bits
     of ``theta - step * gradient``.
+
+    Dense output is linear for "euler" (order 1), the cubic Hermite polynomial for "heun" (order 2) and "rk4" (order 3);
+    times within 1e-9 of a step from a step's end get the state there. A run is DIVERGED where the next state or its
+    objective is not finite; the last finite state is kept.
 
     Parameters
     ----------
@@ -236,7 +241,7 @@ class Fixed:
         if not 0.0 < step < math.inf:
             raise ValueError(f"step = {step}: the step size must be positive and finite; give step > 0")
         self.field = field
-        self.step = float(step)
+        self.step, self._slack = float(step), _ROUNDING * float(step)
         self.whole_steps = bool(whole_steps)
         self._rule = tableaux.rule(method)
         self._memory = _Memory(y, *(y.copy() for _ in range(4)), K=np.zeros((self._rule.C.size, y.size)))
@@ -250,92 +255,17 @@ class Fixed:
         if field.compiled:
             self._advance = compiled(advance, helpers=_HELPERS, twins=_TWINS, fastmath=frozenset())
 
-    def advance(
-        self,
-        t_end: float,
-        *,
-        save_at: np.ndarray | None = None,
-        saved: np.ndarray | None = None,
-        max_gradients: int = UNLIMITED,
-        max_steps: int = UNLIMITED,
-        loss_below: float = -math.inf,
-    ) -> Status:
-        """Step until t_end or another reason to stop. Neither saving nor pausing changes the steps.
+    def _rules(self, look: bool) -> tuple:
+        """The rule."""
+        return (self._rule,)
 
-        Parameters
-        ----------
-        t_end : float
-            Not before ``t``; may be infinite.
-        save_at : ndarray, (m,)
-            Increasing times. Those before the last step are skipped, so that the same array can be handed to every
-            call of a run. Times within 1e-9 of a step from a step's end get the state there.
-        saved : ndarray of float64, (m, S)
-            Row k receives the state at ``save_at[k]`` once a step reaches it.
-        max_gradients : int
-            Bound on ``counts["gradients"]``, which counts from the start of the run.
-        max_steps : int
-            Bound on the steps of this call.
-        loss_below : float
-            Stop after the first step that ends with a lower objective.
-
-        Returns
-        -------
-        Status
-            LOSS_BELOW, REACHED_END, PAUSED (max_steps), GRADIENT_BUDGET; DIVERGED if the next state or its objective
-            is not finite (the last finite state is kept); NOT_FINITE_START.
-
-        Raises
-        ------
-        ValueError
-            If t_end lies before t, or ``saved`` does not fit.
-        """
-        t_end, now = float(t_end), self._now
-        if not t_end >= self.t - _ROUNDING * self.step:
-            raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
-        finite = np.isfinite(now["value"]) and all_finite(self._memory.y) and all_finite(self._memory.K[0])
-        if now["accepted"] == 0 and not finite:
-            return Status.NOT_FINITE_START
-        if now["held_for"] != t_end:
-            now["held_for"] = math.nan
-        limits = _Limits(self.step, self.whole_steps, t_end, int(max_gradients), int(max_steps), float(loss_below))
-        return self._run(limits, *save_arrays(save_at, saved, self._memory.y.size))
-
-    def _run(self, limits: _Limits, save_at: np.ndarray, saved: np.ndarray) -> Status:
-        """Run the compiled or interpreted loop."""
-        first = int(np.searchsorted(save_at, self._known_from()))
-        arguments = (self.field.rhs, self._rule, limits, self._memory, self._record, save_at, saved, first)
-        if self.field.compiled:
-            return Status(self._advance(*arguments))
-        with np.errstate(all="ignore"):
-            return Status(self._advance(*arguments))
+    def _limits(self, t_end: float, max_gradients: int, max_steps: int, loss_below: float) -> tuple:
+        """The step and the limits."""
+        return _Limits(self.step, self.whole_steps, t_end, max_gradients, max_steps, loss_below)
 
     def _known_from(self) -> float:
         """Start of the interval in which dense output is known; a refused step overwrites the last one's stages."""
         return self.t_before if self._now["has_stages"] else self.t
-
-    def dense(self, t: Any) -> np.ndarray:
-        """State at times inside the last step, with the same bits as ``save_at`` gives.
-
-        Linear for "euler" (order 1), the cubic Hermite polynomial for "heun" (order 2) and "rk4" (order 3).
-
-        Parameters
-        ----------
-        t : float or array_like, (m,)
-            Increasing, from ``t_before`` to ``t``.
-
-        Returns
-        -------
-        ndarray, (S,) or (m, S)
-
-        Raises
-        ------
-        ValueError
-            If a time lies outside the last step.
-        """
-        times = times_inside(t, self._known_from(), self.t)
-        states = np.empty((times.size, self._memory.y.size))
-        self._run(_Limits(self.step, True, math.inf, UNLIMITED, 0, -math.inf), times, states)
-        return states if np.ndim(t) else states[0]
 
     def snapshot(self) -> dict[str, Any]:
         """What a run needs to go on: numbers and two vectors ("state", "velocity"), all copies.
@@ -356,41 +286,6 @@ class Fixed:
         put_back(snapshot, self._record, _RESUMED, self._memory)
 
     @property
-    def t(self) -> float:
-        """Time after the last step."""
-        return float(self._now["t"])
-
-    @property
-    def t_before(self) -> float:
-        """Time before the last step."""
-        return float(self._now["t_before"])
-
-    @property
-    def state(self) -> np.ndarray:
-        """State after the last step, a copy."""
-        return self._memory.y.copy()
-
-    @property
-    def state_before(self) -> np.ndarray:
-        """State before the last step, a copy."""
-        return self._memory.y_before.copy()
-
-    @property
-    def value(self) -> float:
-        """Objective at the state."""
-        return float(self._now["value"])
-
-    @property
     def velocity(self) -> np.ndarray:
         """Velocity at the state, a copy."""
         return self._memory.K[self._rule.stages if self._now["has_stages"] else 0].copy()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Gradients and steps so far."""
-        return {
-            "gradients": int(self._now["gradients"]),
-            "hessian_products": 0,
-            "accepted": int(self._now["accepted"]),
-            "rejected": 0,
-        }

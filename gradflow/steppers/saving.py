@@ -1,4 +1,4 @@
-"""What the steppers have in common: start vectors, arrays for saved states, times inside a step, snapshots."""
+"""What steppers are given and give: start vectors, tolerances, arrays for saved states, times in a step, snapshots."""
 
 from typing import Any
 
@@ -26,6 +26,29 @@ def start_vector(state: Any) -> np.ndarray:
     if y.ndim != 1 or y.size == 0:
         raise ValueError(f"state has shape {y.shape}: it must be one flat vector (S,) with S > 0; flatten it first")
     return y
+
+
+def tolerances(rtol: float, atol: Any, size: int) -> np.ndarray:
+    """One absolute tolerance per entry; a zero becomes the least number that can divide.
+
+    Raises
+    ------
+    ValueError
+        If a tolerance is negative, both are zero, or atol does not fit.
+
+    Examples
+    --------
+    >>> from gradflow.steppers.saving import tolerances
+    >>> tolerances(1e-6, 1e-9, 2)
+    array([1.e-09, 1.e-09])
+    """
+    given = np.asarray(atol, dtype=np.float64)
+    if given.ndim and given.shape != (size,):
+        raise ValueError(f"atol has shape {given.shape}: it must be a number or have shape ({size},), as the state")
+    least = given.min() if given.ndim else float(given)
+    if not (rtol >= 0.0 and least >= 0.0 and (rtol > 0.0 or least > 0.0)):
+        raise ValueError(f"rtol = {rtol}, atol = {atol}: tolerances must not be negative, nor both be zero")
+    return np.maximum(given, 1e-300) if given.ndim else np.full(size, max(float(given), 1e-300))
 
 
 def aligned_rows(rows: int, size: int) -> np.ndarray:
@@ -147,21 +170,32 @@ def take_snapshot(record: np.ndarray, names: tuple[str, ...], memory: Any, last:
     return {name: numbers[name] for name in names} | {"state": state.copy(), "velocity": velocity.copy()}
 
 
-def put_back(snapshot: dict[str, Any], record: np.ndarray, names: tuple[str, ...], memory: Any) -> None:
-    """Write a snapshot into a stepper's record and vectors.
+def state_of(snapshot: dict[str, Any], size: int) -> np.ndarray:
+    """State of a snapshot, of a stepper with a state of this size.
 
     Raises
     ------
     ValueError
         If the snapshot belongs to a state of another size.
+
+    Examples
+    --------
+    >>> from gradflow.steppers.saving import state_of
+    >>> state_of({"state": [1, 2]}, 2)
+    array([1., 2.])
     """
     state = np.asarray(snapshot["state"], dtype=np.float64)
-    if state.shape != memory.y.shape:
+    if state.shape != (size,):
         raise ValueError(
-            f"the snapshot's state has shape {state.shape}, this stepper's {memory.y.shape}:"
+            f"the snapshot's state has shape {state.shape}, this stepper's {(size,)}:"
             " restore it to a stepper of the same problem"
         )
-    now = record[0]
+    return state
+
+
+def put_back(snapshot: dict[str, Any], record: np.ndarray, names: tuple[str, ...], memory: Any) -> None:
+    """Write a snapshot into a stepper's record and vectors; it must be of a state of the same size."""
+    now, state = record[0], state_of(snapshot, memory.y.size)
     for name in names:
         now[name] = snapshot[name]
     memory.y[:] = memory.y_before[:] = state

@@ -6,12 +6,9 @@ from typing import Any
 import numpy as np
 
 from gradflow.kernels.calls import compiled
-from gradflow.status import Status
-from gradflow.steppers.adaptive import Limits
 from gradflow.steppers.beginning import propose_first_step
-from gradflow.steppers.explicit import _tolerances
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
+from gradflow.steppers.saving import UNLIMITED, start_vector, state_of, tolerances
 from gradflow.steppers.stabilised_coefficients import Coefficients, coefficients
 from gradflow.steppers.stabilised_loop import (
     HELPERS,
@@ -23,6 +20,7 @@ from gradflow.steppers.stabilised_loop import (
     Memory,
     advance,
 )
+from gradflow.steppers.stepper import Measured, Stepper
 
 _RESUMED = RESUMED_NUMBERS + RESUMED_COUNTERS
 _ROUNDING = 1e-17
@@ -31,7 +29,7 @@ _PER_ROW = ("stages", "extent", "first", "matrix", "weights", "nodes", "estimate
 _VECTORS = ("state", "velocity", "velocity_before", "direction")
 
 
-class Stabilised:
+class Stabilised(Measured, Stepper):
     """Adaptive explicit stepper with s = 5 to 103 stages, stable for h |lambda| up to about 0.35 s^2 on the real axis.
 
     A step of size h takes the least number of stages that is stable for the spectral radius of the Jacobian, which a
@@ -41,6 +39,11 @@ class Stabilised:
     The last four stages multiply rounding by up to (h |lambda|)^4 / 100, which bounds the steps at tight tolerances
     (h |lambda| < 560 at 1e-6, 178 at 1e-8); and where fast modes are driven they lower the order, so that an implicit
     stepper pays where a long stiff stretch remains.
+
+    A step that would pass t_end is cut to end there; the next call goes on from t_end with the uncut size,
+    ``snapshot`` from before the cut.
+    Dense output has order 4 and is continuous with its slope; it costs one gradient in the first step of a run and in a
+    step more than ten times longer than the one before, else none.
 
     Parameters
     ----------
@@ -117,9 +120,9 @@ class Stabilised:
         size = y.size
         self.field = field
         self._method = _bounded(coefficients(), float(rtol))
-        tolerances = _tolerances(float(rtol), atol, size)
+        absolute = tolerances(float(rtol), atol, size)
         stiff, calm = (float(stiff_limit), float(stiff_gradients)), (float(calm_limit), int(calm_steps))
-        self._control = Control(float(rtol), tolerances, *stiff, *calm)
+        self._control = Control(float(rtol), absolute, *stiff, *calm)
         self._memory = Memory(
             y,
             y.copy(),
@@ -157,96 +160,9 @@ class Stabilised:
         velocities[1] = velocities[0]
         now["h_tried"] = now["h"]
 
-    def _finite(self) -> bool:
-        """Whether value, state and velocity are finite."""
-        return bool(np.isfinite(self.value) and np.isfinite(self._memory.y).all() and np.isfinite(self.velocity).all())
-
-    def advance(
-        self,
-        t_end: float,
-        *,
-        save_at: np.ndarray | None = None,
-        saved: np.ndarray | None = None,
-        max_gradients: int = UNLIMITED,
-        max_steps: int = UNLIMITED,
-        loss_below: float = -math.inf,
-    ) -> Status:
-        """Step until t_end or another reason to stop.
-
-        Neither saving nor pausing changes the steps. A step that would pass t_end is cut to end there; the next call
-        goes on from t_end with the uncut size, ``snapshot`` from before the cut.
-
-        Parameters
-        ----------
-        t_end : float
-            Not before ``t``; may be infinite.
-        save_at : ndarray, (m,)
-            Increasing times. Those before the last accepted step are skipped, so that the same array can be handed
-            to every call of a run.
-        saved : ndarray of float64, (m, S)
-            Row k receives the state at ``save_at[k]`` once an accepted step reaches it.
-        max_gradients : int
-            Bound on ``counts["gradients"]``, which counts from the start of the run.
-        max_steps : int
-            Bound on the accepted steps of this call.
-        loss_below : float
-            Stop after the first step that ends with a lower objective.
-
-        Returns
-        -------
-        Status
-            LOSS_BELOW, REACHED_END, STIFF, PAUSED (max_steps) or GRADIENT_BUDGET; STEP_TOO_SMALL or DIVERGED when no
-            step from the current state is accepted; NOT_FINITE_START.
-
-        Raises
-        ------
-        ValueError
-            If t_end lies before t, or ``saved`` does not fit.
-        """
-        t_end = float(t_end)
-        if not t_end >= self.t:
-            raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
-        if self._now["accepted"] == 0 and not self._finite():
-            return Status.NOT_FINITE_START
-        if self._now["held_for"] != t_end:
-            self._now["held_for"] = math.nan
-        limits = Limits(t_end, int(max_gradients), int(max_steps), float(loss_below))
-        return self._run(self._control, limits, *save_arrays(save_at, saved, self._memory.y.size))
-
-    def _run(self, control: Control, limits: Limits, save_at: np.ndarray, saved: np.ndarray) -> Status:
-        """Run the compiled or interpreted loop."""
-        first = int(np.searchsorted(save_at, self.t_before))
-        arguments = (self.field.rhs, self._method, control, limits, self._memory, self._record, save_at, saved, first)
-        if self.field.compiled:
-            return Status(self._advance(*arguments))
-        with np.errstate(all="ignore"):
-            return Status(self._advance(*arguments))
-
-    def dense(self, t: Any) -> np.ndarray:
-        """State at times inside the last accepted step, with the same bits as ``save_at`` gives.
-
-        Order 4, continuous with its slope. It costs one gradient in the first step of a run and in a step more than
-        ten times longer than the one before, else none.
-
-        Parameters
-        ----------
-        t : float or array_like, (m,)
-            Increasing, from ``t_before`` to ``t``.
-
-        Returns
-        -------
-        ndarray, (S,) or (m, S)
-
-        Raises
-        ------
-        ValueError
-            If a time lies outside.
-        """
-        times = times_inside(t, self.t_before, self.t)
-        states = np.empty((times.size, self._memory.y.size))
-        look = Limits(math.inf, UNLIMITED, 0, -math.inf)
-        self._run(self._control._replace(stiff_gradients=math.inf), look, times, states)
-        return states if np.ndim(t) else states[0]
+    def _rules(self, look: bool) -> tuple:
+        """Coefficients and the control."""
+        return self._method, self._control._replace(stiff_gradients=math.inf) if look else self._control
 
     def snapshot(self) -> dict[str, Any]:
         """What a run needs to go on: numbers and four vectors, all copies.
@@ -270,13 +186,7 @@ class Stabilised:
         ValueError
             If the snapshot belongs to a state of another size.
         """
-        memory, now = self._memory, self._now
-        state = np.asarray(snapshot["state"], dtype=np.float64)
-        if state.shape != memory.y.shape:
-            raise ValueError(
-                f"the snapshot's state has shape {state.shape}, this stepper's {memory.y.shape}:"
-                " restore it to a stepper of the same problem"
-            )
+        memory, now, state = self._memory, self._now, state_of(snapshot, self._size)
         for name in _RESUMED:
             now[name] = snapshot[name]
         memory.y[:] = memory.y_before[:] = state
@@ -286,44 +196,14 @@ class Stabilised:
         now["h_tried"], now["held_for"], now["has_step"] = now["h"], math.nan, 0
 
     @property
-    def t(self) -> float:
-        """Time after the last accepted step."""
-        return float(self._now["t"])
-
-    @property
     def t_before(self) -> float:
         """Time before the last accepted step."""
         return float(self._now["t_before"] if self._now["has_step"] else self._now["t"])
 
     @property
-    def state(self) -> np.ndarray:
-        """State after the last accepted step, a copy."""
-        return self._memory.y.copy()
-
-    @property
-    def state_before(self) -> np.ndarray:
-        """State before the last accepted step, a copy."""
-        return self._memory.y_before.copy()
-
-    @property
-    def value(self) -> float:
-        """Objective at the state."""
-        return float(self._now["value"])
-
-    @property
     def velocity(self) -> np.ndarray:
         """Velocity at the state, a copy."""
         return self._memory.velocities[0].copy()
-
-    @property
-    def step(self) -> float:
-        """Size that the next step tries."""
-        return float(self._now["h"])
-
-    @property
-    def rho(self) -> float:
-        """Estimate of the spectral radius of the Jacobian; 0 before the first."""
-        return float(self._now["rho"])
 
     @property
     def calm(self) -> bool:
@@ -334,17 +214,6 @@ class Stabilised:
     def stages(self) -> int:
         """Number of stages of the last accepted step."""
         return int(self._method.stages[self._now["row"]])
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Gradients, accepted and rejected steps so far."""
-        now = self._now
-        return {
-            "gradients": int(now["gradients"]),
-            "hessian_products": 0,
-            "accepted": int(now["accepted"]),
-            "rejected": int(now["rejected"]),
-        }
 
 
 def _bounded(method: Coefficients, rtol: float) -> Coefficients:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow.kernels.calls import PRODUCT, address, compiled
-from gradflow.status import Status
 from gradflow.steppers import stiff_linear, stiff_newton
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import UNLIMITED, save_arrays, start_vector, times_inside
+from gradflow.steppers.saving import start_vector, state_of
+from gradflow.steppers.stepper import Stepper
 
 _STEPS_POWER = 1.0 / 7.0
 _TOWARDS_NEXT_ORDER = 0.6
@@ -43,15 +43,6 @@ class Method(NamedTuple):
     inverse_after: float
 
 
-class Limits(NamedTuple):
-    """Where one call of ``advance`` stops."""
-
-    t_end: float
-    max_gradients: int
-    max_steps: int
-    loss_below: float
-
-
 class Memory(NamedTuple):
     """Arrays of one run.
 
@@ -80,7 +71,7 @@ class Memory(NamedTuple):
     inverse: np.ndarray
 
 
-class Stiff:
+class Stiff(Stepper):
     r"""Stepper for stiff flows: numerical differentiation formulas of variable order and step size.
 
     The formula of order k, with :math:`\nabla` the backward difference on an even grid of spacing h and
@@ -102,6 +93,11 @@ class Stiff:
     to rtol^(8/7), and the error at the end keeps in proportion to rtol: 0.1 to 7 times rtol at the end of flows that
     relax to a minimum, for rtol from 1e-3 to 1e-12. Growth along saddles magnifies earlier errors, and a mode that is
     smaller than atol while it grows is not resolved at all: there, choose a smaller atol.
+
+    t_end does not change the steps: the last one goes past it, and the state there is interpolated; the next call goes
+    on from where the steps are, with the same bits as one longer run.
+    A bound ``loss_below`` costs a gradient per step, except for the plain flow, where each step estimates the
+    objective. A step that the bound on gradients interrupts is tried anew by the next call.
 
     Parameters
     ----------
@@ -188,93 +184,14 @@ class Stiff:
         memory.history[0, 0] = memory.state
         memory.history[0, 1] = now["h"] * memory.velocity
 
-    def _finite(self) -> bool:
-        """Whether value, state and velocity at the start are finite."""
-        m = self._memory
-        return bool(np.isfinite(self._now["value"]) and np.isfinite(m.state).all() and np.isfinite(m.velocity).all())
+    def _rules(self, look: bool) -> tuple:
+        """Formulas and tolerances."""
+        return (self._method,)
 
-    def advance(
-        self,
-        t_end: float,
-        *,
-        save_at: np.ndarray | None = None,
-        saved: np.ndarray | None = None,
-        max_gradients: int = UNLIMITED,
-        max_steps: int = UNLIMITED,
-        loss_below: float = -math.inf,
-    ) -> Status:
-        """Step until t_end or another reason to stop.
-
-        Neither saving, pausing nor t_end changes the steps: the last one goes past t_end, and the state there is
-        interpolated. The next call goes on from where the steps are, with the same bits as one longer run.
-
-        Parameters
-        ----------
-        t_end : float
-            Not before ``t``; may be infinite.
-        save_at : ndarray, (m,)
-            Increasing times. Those before the last accepted step are skipped, so that the same array can be handed
-            to every call of a run.
-        saved : ndarray of float64, (m, S)
-            Row k receives the state at ``save_at[k]`` once an accepted step reaches it.
-        max_gradients : int
-            Bound on gradients and Hessian products together, counted from the start of the run. A step that the bound
-            interrupts is tried anew by the next call.
-        max_steps : int
-            Bound on the accepted steps of this call.
-        loss_below : float
-            Stop after the first step that ends with a lower objective. For the plain flow an estimate of the objective
-            comes with each step; else this costs a gradient per step.
-
-        Returns
-        -------
-        Status
-            LOSS_BELOW, REACHED_END, PAUSED (max_steps) or GRADIENT_BUDGET; STEP_TOO_SMALL or DIVERGED when no step from
-            the current state is accepted; NOT_FINITE_START.
-
-        Raises
-        ------
-        ValueError
-            If t_end lies before t, or ``saved`` does not fit.
-        """
-        t_end = float(t_end)
-        if not t_end >= self.t:
-            raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
-        if self._now["accepted"] == 0 and not self._finite():
-            return Status.NOT_FINITE_START
-        limits = Limits(t_end, int(max_gradients), int(max_steps), float(loss_below))
-        return self._run(limits, *save_arrays(save_at, saved, self._memory.state.size))
-
-    def _run(self, limits: Limits, save_at: np.ndarray, saved: np.ndarray) -> Status:
-        """Run the compiled or interpreted loop."""
-        first = int(np.searchsorted(save_at, self.t_before))
-        arguments = (self.field.rhs, self._method, limits, self._memory, self._record, save_at, saved, first)
-        if self.field.compiled:
-            return Status(self._advance(*arguments))
-        with np.errstate(all="ignore"):
-            return Status(self._advance(*arguments))
-
-    def dense(self, t: Any) -> np.ndarray:
-        """State at times inside the last accepted step, with the same bits as ``save_at`` gives.
-
-        Parameters
-        ----------
-        t : float or array_like, (m,)
-            Increasing, from ``t_before`` to ``t``.
-
-        Returns
-        -------
-        ndarray, (S,) or (m, S)
-
-        Raises
-        ------
-        ValueError
-            If a time lies outside.
-        """
-        times = times_inside(t, self.t_before, self.t)
-        states = np.empty((times.size, self._memory.state.size))
-        self._run(Limits(math.inf, UNLIMITED, 0, -math.inf), times, states)
-        return states if np.ndim(t) else states[0]
+    @property
+    def _size(self) -> int:
+        """Length of the state."""
+        return self._memory.state.size
 
     def snapshot(self) -> dict[str, Any]:
         """What a run needs to go on: numbers, and three arrays ("state", "velocity", "history"), all copies."""
@@ -295,28 +212,13 @@ class Stiff:
             If the snapshot belongs to a state of another size.
         """
         now, memory = self._now, self._memory
-        state = np.asarray(snapshot["state"], dtype=np.float64)
-        if state.shape != memory.state.shape:
-            raise ValueError(
-                f"the snapshot's state has shape {state.shape}, this stepper's {memory.state.shape}:"
-                " restore it to a stepper of the same problem"
-            )
+        state = state_of(snapshot, self._size)
         for name in _NUMBERS + _COUNTERS + _FLAGS + _COUNTS:
             now[name] = snapshot[name]
         now["t_before"], now["buffer"], now["has_matrix"], now["inverted"] = now["t"], 0, 0, 0.0
         memory.state[:] = memory.state_before[:] = state
         memory.velocity[:] = snapshot["velocity"]
         memory.history[0, : len(snapshot["history"])] = snapshot["history"]
-
-    @property
-    def t(self) -> float:
-        """Time after the last accepted step, or t_end if that step went past it."""
-        return float(self._now["t"])
-
-    @property
-    def t_before(self) -> float:
-        """Time before the last accepted step, or the t_end at which it was entered."""
-        return float(self._now["t_before"])
 
     @property
     def state(self) -> np.ndarray:
@@ -368,11 +270,6 @@ class Stiff:
         """Length of the last accepted step, and the backward differences (order + 2, S) of its polynomial."""
         now = self._now
         return float(now["h"]), self._memory.history[now["buffer"], : now["order"] + 2].copy()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Gradients (difference quotients included), Hessian products, accepted and rejected steps so far."""
-        return {name: int(self._now[name]) for name in _COUNTS}
 
 
 def _tolerances(rtol: float, atol: Any, size: int) -> tuple[float, np.ndarray]:

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+STIFF_LIMITS = {"dop853": 6.1, "rk45": 3.25}
+"""Step times |Jacobian| at which the stability of a pair ends, on the negative real axis."""
+
 
 class Sums(NamedTuple):
     """Rows of a tableau without their zeros: how many numbers are left, which, and of which stage."""
