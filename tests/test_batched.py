@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from cases import make
 
 import gradflow as gf
@@ -9,7 +10,6 @@ from gradflow.kernels.torch_autograd import TorchObjective
 from gradflow.lanes.batched import Ensemble, run_batched
 from gradflow.status import Status
 
-torch = pytest.importorskip("torch")
 FLOW = gf.GradientFlow()
 
 

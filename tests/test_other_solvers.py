@@ -5,7 +5,6 @@ solves s' = 2 s (1 - s). The stiff problem is F = theta' H theta / 2 with curvat
 exp(-H t) theta(0).
 """
 
-import importlib.util
 import sys
 import warnings
 from functools import partial
@@ -28,11 +27,10 @@ SOLVERS = (
     | {name: partial(Torchdiffeq, method=name, step=0.05) for name in FIXED}
     | {"cvode": Cvode}
 )
-needs_cvode = pytest.mark.skipif(importlib.util.find_spec("sksundae") is None, reason="scikit-sundae is not installed")
 
 
 def named(*names):
-    return pytest.mark.parametrize("name", [pytest.param(n, marks=needs_cvode if n == "cvode" else ()) for n in names])
+    return pytest.mark.parametrize("name", names)
 
 
 STIFF = ("LSODA", "Radau", "BDF", "cvode")
@@ -124,7 +122,7 @@ def assert_on_the_flow(states, times, error):
         ("bosh3", 1e-5, 5, 20),
         ("adaptive_heun", 1e-5, 3, 5),
         ("fehlberg2", 1e-5, 1000, 1000),
-        pytest.param("cvode", 1e-10, 5, 100, marks=needs_cvode),
+        pytest.param("cvode", 1e-10, 5, 100),
     ],
 )
 def test_two_layer_net_reaches_its_closed_form(name, rtol, at_end, inside):
@@ -366,9 +364,7 @@ def test_start_at_rest_stays(name):
     ("name", "velocity", "rtol", "message"),
     [
         ("LSODA", lambda t, y: 1e3 * np.sin(1e12 * t + 1e13 * y), 1e-12, "LSODA: Repeated convergence failures"),
-        pytest.param(
-            "cvode", lambda t, y: 1e200 if t > 0 else 1.0, 1e-6, "CVODE: At t = 0 and h = ", marks=needs_cvode
-        ),
+        pytest.param("cvode", lambda t, y: 1e200 if t > 0 else 1.0, 1e-6, "CVODE: At t = 0 and h = "),
     ],
 )
 def test_failure_is_told_to_the_stepper_only(name, velocity, rtol, message, capfd):
@@ -385,7 +381,6 @@ def test_failure_is_told_to_the_stepper_only(name, velocity, rtol, message, capf
     assert capfd.readouterr() == ("", "")
 
 
-@needs_cvode
 def test_what_the_field_says_reaches_the_user_and_what_sundials_logs_does_not(capfd):
     def talking(t, state, out):
         print("a word of the field")
@@ -407,7 +402,6 @@ def test_missing_cvode_names_the_extra(monkeypatch):
         net("cvode")
 
 
-@needs_cvode
 @pytest.mark.parametrize(("size", "used"), [(200, True), (201, False)])
 def test_cvode_takes_the_exact_jacobian_for_small_states_only(size, used):
     sphere, jacobian = field(bowl, numbers=np.eye(size)), lambda t, state: -np.eye(size)

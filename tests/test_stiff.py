@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.linalg import expm
+from sksundae import cvode
 from stiff_cases import (
     DENSE,
     FORMS,
@@ -127,7 +128,6 @@ def test_a_dense_matrix_saves_products_and_keeps_the_result_within_tolerance():
 
 
 def test_fewer_gradients_and_less_error_than_cvode():
-    cvode = pytest.importorskip("sksundae.cvode")
     problem, theta = small_net()
     reference = small_run(problem, theta, 1e-12)
     reference.advance(3e4)
