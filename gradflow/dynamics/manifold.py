@@ -51,7 +51,7 @@ def manifold(problem, dynamics):
         raise ValueError(
             f"conserve = True: {dynamics!r} on {problem.network} has no conserved quantities to hold. Those that have:"
             " the plain flow (rates by layer or none) of layers with a linear or homogeneous activation (relu,"
-            " leaky_relu, abs, quadratic) and of diagonal networks;"
+            " leaky_relu, abs, quadratic, relu_squared) and of diagonal networks;"
             " PolarFlow, WeightNormFlow, LMFlow; leave conserve out"
         )
     return found
