@@ -17,6 +17,7 @@ from gradflow.problem import Problem
 from gradflow.simulate import simulate
 from gradflow.status import Status
 from gradflow.steppers.choose import FixedStep
+from gradflow.sweep import sweep
 from gradflow.threads import get_threads, set_threads
 from gradflow.trajectory import Trajectory
 
@@ -72,6 +73,7 @@ __all__ = [
     "reproduce",
     "set_threads",
     "simulate",
+    "sweep",
 ]
 
 

@@ -3,6 +3,7 @@
 import cases
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import gradflow as gf
 
@@ -46,6 +47,14 @@ def test_a_theta_of_lm_form_survives_and_keeps_its_function():
     general = cases.start(problem)
     same = flow.unpack(problem, flow.pack(problem, general))
     assert np.allclose(problem.outputs(same), problem.outputs(general), rtol=1e-13)
+
+
+def test_a_scaled_start_keeps_the_directions_and_has_the_scale():
+    problem = gf.Problem(gf.FullyConnected([3, 4, 1]), gf.losses.Square(), np.eye(3), np.ones((3, 1)))
+    theta = problem.init(seed=0)
+    scaled = gf.LMFlow().scaled(problem, theta, -7.0)
+    assert gf.simulate(problem, scaled, gf.LMFlow(), t_end=0.1).records["rho"][0] == pytest.approx(7.0, rel=1e-14)
+    assert_allclose(problem.outputs(scaled), -7.0 / gf.measure.rho(problem, theta) * problem.outputs(theta), rtol=1e-13)
 
 
 def test_a_start_that_changes_the_function_says_so():

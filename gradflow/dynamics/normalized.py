@@ -93,6 +93,27 @@ class LMFlow(Flow):
         theta[..., order] = ordered
         return theta
 
+    def scaled(self, problem, theta, rho: float) -> np.ndarray:
+        """Start (P,) with the unit layers of a theta and another scale rho, which may be negative.
+
+        Parameters
+        ----------
+        problem : Problem
+            Its network tells the layers.
+        theta : array_like (P,)
+            Whose directions are kept; no layer may be zero.
+        rho : float
+            The scale.
+
+        Examples
+        --------
+        >>> import gradflow as gf
+        >>> problem = gf.Problem(gf.DeepLinear([2, 1, 1]), gf.losses.Square(), [[1.0, 0.0]], [[1.0]])
+        >>> gf.LMFlow().scaled(problem, [3.0, 4.0, 7.0], -5.0).tolist()
+        [0.6, 0.8, -5.0]
+        """
+        return self.unpack(problem, np.append(rho, self.pack(problem, problem.checked(theta))[1:]))
+
     def links(self, problem):
         """The chain."""
         return (lm_velocity,)

@@ -1,6 +1,7 @@
 """Figures of runs: axes in, axes out, one style for all."""
 
 from gradflow.plots.distances import gap
+from gradflow.plots.families import drawn, lines
 from gradflow.plots.kinks import kinks
 from gradflow.plots.look import style, subplots
 from gradflow.plots.panels import coloured, colours, finish, reference
@@ -20,11 +21,13 @@ __all__ = [
     "alignment",
     "coloured",
     "colours",
+    "drawn",
     "drift",
     "finish",
     "gap",
     "kinks",
     "layer_norms",
+    "lines",
     "loss",
     "overview",
     "reference",

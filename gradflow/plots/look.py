@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib import colors, interactive, is_interactive, rc_context
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from gradflow.dynamics.discrete import GD, SGD, Momentum
@@ -96,7 +97,8 @@ def subplots(rows: int = 1, columns: int = 1, **options) -> tuple[Any, Any]:
     rows, columns : int
         Of panels.
     **options : dict
-        For matplotlib.
+        What axes can be set to (``xlabel``, ``ylabel``, ``title``, ``xscale``, ``yscale``, ``ylim``, ...): a list holds
+        one value for each panel, row by row, anything else is for all. The others are for matplotlib.
 
     Returns
     -------
@@ -108,13 +110,20 @@ def subplots(rows: int = 1, columns: int = 1, **options) -> tuple[Any, Any]:
     Examples
     --------
     >>> import gradflow as gf
-    >>> fig, axes = gf.plots.subplots(1, 2)
-    >>> axes.shape
-    (2,)
+    >>> fig, axes = gf.plots.subplots(1, 2, xlabel="time $t$", ylabel=["loss", "distance"], yscale="log")
+    >>> [ax.get_ylabel() for ax in axes], axes[1].get_xlabel(), axes[0].get_yscale()
+    (['loss', 'distance'], 'time $t$', 'log')
     """
+    settings = {name: options.pop(name) for name in list(options) if hasattr(Axes, f"set_{name}")}
+    for name, values in settings.items():
+        if isinstance(values, list) and len(values) != rows * columns:
+            raise ValueError(f"{name}: {len(values)} values for {rows * columns} panels; give one each, or one for all")
     with style():
         size = RC["figure.figsize"] if rows * columns == 1 else (4.3 * columns, 3.1 * rows)
-        return plt.subplots(rows, columns, figsize=options.pop("figsize", size), **options)
+        figure, axes = plt.subplots(rows, columns, figsize=options.pop("figsize", size), **options)
+        for place, ax in enumerate(figure.axes):
+            ax.set(**{name: value[place] if isinstance(value, list) else value for name, value in settings.items()})
+        return figure, axes
 
 
 @contextmanager

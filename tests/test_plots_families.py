@@ -1,0 +1,72 @@
+"""Families of lines in the figures, settings of several panels, and the numbers behind a figure."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from numpy.testing import assert_array_equal
+
+import gradflow as gf
+from gradflow import plots
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def test_a_swept_array_brings_its_places_labels_and_shades():
+    table = gf.sweep(lambda h, start: h * start, h=(0.2, 0.1), start=(1.0, 3.0, 5.0)).value
+    fig, ax = plots.subplots()
+    drawn = plots.lines(ax, table, label="$h = {:g}$", dynamics=gf.GD(0.1), marker="o")
+    assert [line.get_label() for line in drawn] == ["$h = 0.2$", "$h = 0.1$"]
+    assert [to_hex(line.get_color()) for line in drawn] == plots.colours(gf.GD(0.1), 2)
+    for line, height in zip(drawn, table.values, strict=True):
+        assert_array_equal(line.get_xdata(), [1, 3, 5])
+        assert_array_equal(line.get_ydata(), height)
+        assert line.get_marker() == "o"
+
+
+def test_plain_arrays_are_numbered_and_one_row_is_one_line():
+    fig, ax = plots.subplots()
+    drawn = plots.lines(ax, np.ones((3, 4)), label="$W_{}$")
+    assert [line.get_label() for line in drawn] == ["$W_1$", "$W_2$", "$W_3$"]
+    assert_array_equal(drawn[0].get_xdata(), [1, 2, 3, 4])
+    (single,) = plots.lines(ax, [1.0, 2.0], x=[5.0, 6.0], label=["one"], color="k")
+    assert (single.get_color(), single.get_label()) == ("k", "one")
+    with pytest.raises(ValueError, match=r"rows of shape \(1, 1, 1\)"):
+        plots.lines(ax, np.ones((1, 1, 1)))
+
+
+def test_lists_set_panels_one_by_one_and_other_values_all():
+    fig, axes = plots.subplots(2, 2, title=list("abcd"), yscale="log", xlim=(1, 7), sharex=True)
+    assert [ax.get_title() for ax in axes.flat] == list("abcd")
+    assert {ax.get_yscale() for ax in axes.flat} == {"log"}
+    assert {ax.get_xlim() for ax in axes.flat} == {(1.0, 7.0)}
+    with pytest.raises(ValueError, match="title: 3 values for 4 panels"):
+        plots.subplots(2, 2, title=list("abc"))
+
+
+def test_the_numbers_behind_a_figure_are_those_on_its_lines(tmp_path):
+    import xarray
+
+    fig, axes = plots.subplots(1, 2, xlabel=["time", "step"], title=["left", "right"])
+    plots.lines(axes[0], [[1.0, 2.0], [3.0, np.nan]], x=[0.5, 1.5], label="run {}")
+    axes[0].plot([7.0], [8.0], "x")
+    plots.reference(axes[0], 1.5)
+    axes[1].plot([], [], label="only in the legend")
+    axes[1].plot([1, 2, 3], [4, 5, 6])
+    numbers = plots.drawn(fig)
+    assert set(numbers.data_vars) == {"panel1", "panel1b", "panel2"}
+    assert_array_equal(numbers.panel1.sel(line1="run 2"), [3.0, np.nan])
+    assert_array_equal(numbers.x1, [0.5, 1.5])
+    assert_array_equal(numbers.panel1b, [[8.0]])
+    assert numbers.panel2.attrs["xlabel"] == "step"
+    assert numbers.line2.values.tolist() == ["line 1"]
+    numbers.to_netcdf(tmp_path / "numbers.nc", engine="h5netcdf")
+    with xarray.open_dataset(tmp_path / "numbers.nc", engine="h5netcdf") as stored:
+        assert stored.load().identical(numbers)

@@ -1,0 +1,83 @@
+"""sweep: results at all combinations of settings, against closed forms."""
+
+import signal
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import gradflow as gf
+
+
+@pytest.fixture(scope="module")
+def quadratic():
+    return gf.Problem(gf.DeepLinear([1, 1]), gf.losses.Square(half=True), [[1.0]], [[0.0]])
+
+
+def test_descent_on_a_quadratic_at_all_steps_and_starts(quadratic):
+    def descent(step, start):
+        run = gf.simulate(quadratic, [start], gf.GD(step), t_end=2.0, save_at=[0.0, 1.0, 2.0])
+        return {"t": ("t", run.t), "theta": ("t", run.theta[:, 0]), "end": run.end[0]}
+
+    steps, starts = (0.5, 0.25), np.array([1.0, 2.0, 5.0])
+    runs = gf.sweep(descent, step=steps, start=starts)
+    assert runs.theta.dims == ("step", "start", "t")
+    for step in steps:
+        law = (1 - step) ** (runs.t.values / step)
+        assert_allclose(runs.theta.sel(step=step), np.outer(starts, law), rtol=1e-13)
+    assert_array_equal(runs.end, runs.theta[..., -1])
+
+
+def test_the_last_setting_is_the_fastest_and_single_values_are_passed_on():
+    calls = []
+    gf.sweep(lambda **given: calls.append(given) or 0.0, a=[1, 2], fixed=7, b=range(2), name="x")
+    assert [(call["a"], call["b"]) for call in calls] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert all(call["fixed"] == 7 and call["name"] == "x" for call in calls)
+
+
+def test_results_without_names_are_the_value():
+    assert_array_equal(gf.sweep(lambda a, b: a * b, a=(1, 2), b=(3, 4)).value, [[3, 4], [6, 8]])
+    matrices = gf.sweep(lambda a: a * np.eye(2), a=(1, 2)).value
+    assert matrices.dims == ("a", "value_0", "value_1")
+    assert_array_equal(matrices[1], 2 * np.eye(2))
+
+
+def test_settings_that_are_not_numbers_are_told_apart_by_their_text():
+    runs = gf.sweep(lambda run: run[0] + run[1], run=[(1, 2), (3, 4)])
+    assert runs.run.values.tolist() == ["(1, 2)", "(3, 4)"]
+    assert runs.value.sel(run="(3, 4)") == 7
+
+
+def test_a_run_that_ended_early_is_filled_up_with_nan():
+    runs = gf.sweep(lambda n: {"t": ("t", np.arange(n)), "square": ("t", np.arange(n) ** 2.0)}, n=(2, 4))
+    assert_array_equal(runs.t, [0, 1, 2, 3])
+    assert_array_equal(runs.square, [[0, 1, np.nan, np.nan], [0, 1, 4, 9]])
+
+
+@pytest.mark.parametrize(
+    ("function", "settings", "message"),
+    [
+        (lambda a: a, {"a": 1}, "no setting has several values"),
+        (lambda a: a, {"a": ()}, "a has several values: give a list of at least one"),
+        (lambda a: {"x": 1} if a else {"y": 1}, {"a": (1, 0)}, "at {'a': 0} the function returned y instead of x"),
+        (lambda a: {"t": ("t", [0.0, a])}, {"a": (1, 2)}, "t differs between settings"),
+        (lambda a: np.ones([1] * a), {"a": (1, 2)}, "value: some settings give arrays of 1 dim"),
+        (lambda a: {"x": (("i", "j"), [a])}, {"a": (1, 2)}, "x: 2 names of dimensions, i, j, for 1"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(function, settings, message):
+    with pytest.raises(ValueError, match=message):
+        gf.sweep(function, **settings)
+
+
+def test_an_interrupt_ends_the_sweep_and_not_one_run_of_it(quadratic):
+    calls = []
+
+    def interrupted(step):
+        calls.append(step)
+        signal.raise_signal(signal.SIGINT)
+        return gf.simulate(quadratic, [1.0], gf.GD(step), t_end=1.0).loss[-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        gf.sweep(interrupted, step=(0.5, 0.25))
+    assert calls == [0.5]
