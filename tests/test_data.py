@@ -179,6 +179,14 @@ def test_nearly_orthogonal_has_unit_inputs_and_the_overlap(n, d, overlap):
     assert abs(y.sum()) <= 1
 
 
+def test_unit_rows_keep_directions_and_refuse_a_zero():
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    assert_allclose(data.unit_rows(x) * np.linalg.norm(x, axis=1)[:, None], x, rtol=1e-14)
+    assert_array_equal(data.unit_inputs(5, 3, 0), data.unit_rows(x))
+    with pytest.raises(ValueError, match="input 2 is zero"):
+        data.unit_rows(np.vstack([x[:2], np.zeros(3)]))
+
+
 def test_nearly_orthogonal_refuses_wrong_arguments():
     with pytest.raises(ValueError, match="n = 5: there are no more than d = 4"):
         data.nearly_orthogonal(5, 4)

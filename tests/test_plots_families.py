@@ -42,6 +42,15 @@ def test_plain_arrays_are_numbered_and_one_row_is_one_line():
         plots.lines(ax, np.ones((1, 1, 1)))
 
 
+def test_lines_for_the_same_share_colour_and_legend():
+    fig, ax = plots.subplots()
+    drawn = plots.lines(ax, np.arange(12.0).reshape(4, 3), of=[0.1, 0.2, 0.1, 0.2], label="{:g}")
+    assert [line.get_color() for line in drawn[:2]] == [line.get_color() for line in drawn[2:]]
+    assert drawn[0].get_color() != drawn[1].get_color()
+    plots.finish(fig)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0.1", "0.2"]
+
+
 def test_lists_set_panels_one_by_one_and_other_values_all():
     fig, axes = plots.subplots(2, 2, title=list("abcd"), yscale="log", xlim=(1, 7), sharex=True)
     assert [ax.get_title() for ax in axes.flat] == list("abcd")

@@ -54,6 +54,28 @@ def test_a_run_that_ended_early_is_filled_up_with_nan():
     assert_array_equal(runs.square, [[0, 1, np.nan, np.nan], [0, 1, 4, 9]])
 
 
+def test_trajectories_give_their_loss_records_and_measures_at_the_end(quadratic):
+    def flow(decay, start):
+        return gf.simulate(quadratic, [start], gf.LMFlow(decay), t_end=1.0, save_at=5, rtol=1e-10)
+
+    runs = gf.sweep(flow, {"end": gf.measure.effective_map, "size": gf.measure.rho}, decay=(0.0, 1.0), start=(1.0, 3.0))
+    assert runs.rho.dims == ("decay", "start", "t")
+    law = np.exp(-np.multiply.outer(np.array([1.0, 3.0]), runs.t.values))
+    assert_allclose(runs.rho.sel(start=1.0), law, rtol=1e-8)
+    assert_allclose(runs.end.values[..., 0, 0], runs["size"], rtol=1e-14)
+    assert_allclose(runs.loss, (0.5 + runs.decay) * runs.rho**2, rtol=1e-12)
+
+
+def test_trajectories_of_other_times_are_numbered(quadratic):
+    def descent(step):
+        return gf.simulate(quadratic, [1.0], gf.GD(step), t_end=1.0, save_at="steps")
+
+    runs = gf.sweep(descent, step=(0.5, 0.25))
+    assert runs.loss.dims == ("step", "saved")
+    assert_array_equal(runs.t, [[0.0, 0.5, 1.0, np.nan, np.nan], [0.0, 0.25, 0.5, 0.75, 1.0]])
+    assert_allclose(runs.loss, 0.5 * (1 - runs.step) ** (2 * runs.t / runs.step), rtol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("function", "settings", "message"),
     [

@@ -23,9 +23,10 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
     x : array_like (points,) or (lines, points), optional
         Places; 1, 2, ... if neither given nor known.
     of : iterable (lines,), optional
-        What each line is drawn for; 1, 2, ... if neither given nor known.
+        What each line is drawn for, 1, 2, ... if neither given nor known; lines for the same have the same colour.
     label : str or sequence of str, optional
-        A format for the entries of `of`, such as ``"$h = {:g}$"``, or one label for each line.
+        A format for the entries of `of`, such as ``"$h = {:g}$"``, or one label for each line. Equal labels are one
+        entry of the legend.
     dynamics : flow or discrete rule, optional
         Whose shades are taken, from dark to light; else the library's palette.
     **look : dict
@@ -52,10 +53,10 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
     x = (known[-1] if known else np.arange(1, points + 1)) if x is None else x
     of = (known[0] if len(known) == 2 else np.arange(1, count + 1)) if of is None else list(of)
     names = [None] * count if label is None else [label.format(v) for v in of] if isinstance(label, str) else label
-    shown = zip(np.broadcast_to(x, heights.shape), heights, names, coloured(of, dynamics), strict=True)
+    colour = dict(coloured(dict.fromkeys(of), dynamics))
     drawn = []
-    for places, height, name, (_, colour) in shown:
-        drawn += ax.plot(places, height, label=name, **({"color": colour} | look))
+    for places, height, name, kind in zip(np.broadcast_to(x, heights.shape), heights, names, of, strict=True):
+        drawn += ax.plot(places, height, label=name, **({"color": colour[kind]} | look))
     return drawn
 
 

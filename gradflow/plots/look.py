@@ -122,7 +122,9 @@ def subplots(rows: int = 1, columns: int = 1, **options) -> tuple[Any, Any]:
         size = RC["figure.figsize"] if rows * columns == 1 else (4.3 * columns, 3.1 * rows)
         figure, axes = plt.subplots(rows, columns, figsize=options.pop("figsize", size), **options)
         for place, ax in enumerate(figure.axes):
-            ax.set(**{name: value[place] if isinstance(value, list) else value for name, value in settings.items()})
+            for name, value in settings.items():
+                chosen = value[place] if isinstance(value, list) else value
+                getattr(ax, f"set_{name}")(chosen, **({"nonpositive": "mask"} if chosen == "log" else {}))
         return figure, axes
 
 
@@ -282,21 +284,31 @@ def draw_items(ax, runs, values, names, labels) -> None:
     time_axis(ax, runs)
 
 
+def legend_entries(ax) -> dict[str, Any]:
+    """Label -> its first line; lines that share a label have one entry."""
+    entries: dict[str, Any] = {}
+    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+        entries.setdefault(label, handle)
+    return entries
+
+
 def place_legend(ax) -> None:
     """Legend inside the axes where it covers no line, else in rows above them, or at their right if it is long."""
-    entries = len(ax.get_legend_handles_labels()[0])
+    known = legend_entries(ax)
+    entries, shown = len(known), (list(known.values()), list(known))
     if entries == 0:
         return
-    legend = ax.legend(loc="best")
+    legend = ax.legend(*shown, loc="best")
     ax.get_figure(root=True).draw_without_rendering()
     box = legend.get_window_extent()
     with np.errstate(all="ignore"):
         paths = [line.get_path().transformed(line.get_transform()) for line in ax.get_lines()]
     if entries > MOST_ABOVE:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+        ax.legend(*shown, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     elif entries > MOST_INSIDE or any(path.intersects_bbox(box, filled=False) for path in paths):
         columns = 3 if max(len(text.get_text()) for text in legend.get_texts()) < 20 else 2
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(columns, entries), columnspacing=1.2)
+        rows = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": min(columns, entries)}
+        ax.legend(*shown, **rows, columnspacing=1.2)
 
 
 def matrix_symbols(problem) -> list[str]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gradflow.plots.look import DASHES, GREY, MODES, kind_of, label_short_log_axis, place_legend, shade
+from gradflow.plots.look import (
+    DASHES,
+    GREY,
+    MODES,
+    kind_of,
+    label_short_log_axis,
+    legend_entries,
+    place_legend,
+    shade,
+)
 
 
 def colours(dynamics, count: int | None = None):
@@ -105,16 +114,17 @@ def finish(figure) -> None:
     >>> len(fig.legends), axes[0].get_legend() is None
     (1, True)
     """
-    labelled = [ax for ax in figure.axes if ax.get_legend_handles_labels()[1]]
+    labelled = [ax for ax in figure.axes if legend_entries(ax)]
     for ax in figure.axes:
         for axis, scale in ((ax.xaxis, ax.get_xscale()), (ax.yaxis, ax.get_yscale())):
             if scale == "log":
                 label_short_log_axis(axis)
-    shared = len(labelled) > 1 and len({tuple(ax.get_legend_handles_labels()[1]) for ax in labelled}) == 1
+    shared = len(labelled) > 1 and len({tuple(legend_entries(ax)) for ax in labelled}) == 1
     if shared:
-        entries = labelled[0].get_legend_handles_labels()
-        figure.legend(*entries, loc="outside upper center", ncols=min(len(entries[1]), 6))
+        entries = legend_entries(labelled[0])
+        figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=min(len(entries), 6))
         return
     for ax in labelled:
         if ax.get_legend() is None:
-            place_legend(ax) if not ax.get_title() else ax.legend(loc="best")
+            entries = legend_entries(ax)
+            ax.legend(list(entries.values()), list(entries), loc="best") if ax.get_title() else place_legend(ax)
