@@ -243,6 +243,17 @@ def test_ridge_solves_the_normal_equations(shape):
         exact.ridge(x, y, -1.0)
 
 
+def test_resting_scale_minimises_the_loss_over_rho():
+    margins, decay = np.random.default_rng(0).standard_normal((3, 7)) + 1.0, 0.3
+
+    def loss(rho):
+        return ((1 - rho[:, None] * margins) ** 2).mean(1) + decay * rho**2
+
+    rho = exact.resting_scale(margins, decay)
+    assert_allclose(loss(rho + 1e-3) - loss(rho), loss(rho - 1e-3) - loss(rho), atol=1e-15)
+    assert (loss(rho + 1e-3) > loss(rho)).all()
+
+
 def test_neural_collapse_reference_numbers():
     got = exact.neural_collapse(decay=1e-3, classes=3, per_class=6, depth=2)
     assert_allclose([got.gain, got.rho], [0.948767, 6.971982], atol=5e-7)

@@ -33,7 +33,7 @@ from gradflow.exact.single_datum import (
     two_layer_exponential,
     two_layer_exponential_log_time,
 )
-from gradflow.exact.square_loss import NeuralCollapse, neural_collapse, ridge
+from gradflow.exact.square_loss import NeuralCollapse, neural_collapse, resting_scale, ridge
 from gradflow.exact.two_layer import (
     two_layer_mode,
     two_layer_scalar_output,
@@ -63,6 +63,7 @@ __all__ = [
     "neural_collapse",
     "polar_diagonal_limit",
     "riccati",
+    "resting_scale",
     "ridge",
     "separable_relu",
     "sgd_ridge",

@@ -31,6 +31,45 @@ class NeuralCollapse(NamedTuple):
     loss: float
 
 
+def resting_scale(margins: ArrayLike, decay: float) -> np.ndarray:
+    r"""Scale rho at which the normalised flow of the square loss is at rest for given directions.
+
+    .. math:: \rho_* = \frac{M}{Q + \lambda}, \qquad M = \mathrm{mean}_i\, m_i, \quad Q = \mathrm{mean}_i\, m_i^2
+
+    It minimises :math:`\mathrm{mean}_i (1 - \rho\, m_i)^2 + \lambda \rho^2` over rho, with the margins
+    :math:`m_i = y_i f_V(x_i)` of the network with unit layers and targets 1 and -1.
+
+    Parameters
+    ----------
+    margins : array_like (..., n)
+        Margins m of the samples.
+    decay : float
+        lambda, not negative.
+
+    Returns
+    -------
+    np.ndarray, shape (...)
+        The scale.
+
+    Raises
+    ------
+    ValueError
+        If the decay is negative.
+
+    References
+    ----------
+    T. Poggio, Q. Liao, Explicit regularization and implicit bias in deep network classifiers trained with the square
+    loss, arXiv 2101.00072.
+
+    Examples
+    --------
+    >>> float(resting_scale([0.5, 0.5], 0.0))
+    2.0
+    """
+    margins = np.asarray(margins, dtype=float)
+    return margins.mean(-1) / ((margins**2).mean(-1) + not_negative("decay", decay))
+
+
 def ridge(x: ArrayLike, y: ArrayLike, decay: float) -> np.ndarray:
     r"""Ridge regression, the limit of the normalised flow of a deep linear network with one output.
 

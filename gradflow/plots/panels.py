@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from gradflow.plots.look import (
     DASHES,
     GREY,
@@ -71,29 +73,34 @@ def coloured(values: Iterable, dynamics=None) -> Iterator[tuple[Any, str]]:
     return zip(values, shades, strict=True)
 
 
-def reference(ax, value, label: str | None = None, *, axis: str = "y", number: int = 0) -> None:
-    """Thin grey line at a value that theory gives.
+def reference(ax, values, label: str | None = None, *, axis: str = "y", number: int = 0) -> None:
+    """Thin grey line at a value that theory gives, or several.
 
     Parameters
     ----------
     ax : Axes
-    value : float
+    values : float or array_like
+        Equal ones are drawn once, different ones in dash patterns of their own.
     label : str, optional
+        Of the first.
     axis : {"y", "x"}
-        On which the value lies.
+        On which the values lie.
     number : int
-        Of the dash pattern, if there are several.
+        Of the first dash pattern.
 
     Examples
     --------
     >>> import gradflow as gf
     >>> fig, ax = gf.plots.subplots()
-    >>> gf.plots.reference(ax, 1.5, "theory")
-    >>> [line.get_label() for line in ax.lines]
-    ['theory']
+    >>> gf.plots.reference(ax, [1.5, 2.0], "theory")
+    >>> [float(line.get_ydata()[0]) for line in ax.lines], ax.lines[0].get_label()
+    ([1.5, 2.0], 'theory')
     """
-    look = {"color": GREY, "linewidth": 1.1, "linestyle": DASHES[(number + 1) % len(DASHES)], "zorder": 1.5}
-    (ax.axhline if axis == "y" else ax.axvline)(value, label=label, **look)
+    draw = ax.axhline if axis == "y" else ax.axvline
+    for place, value in enumerate(dict.fromkeys(np.ravel(values).tolist())):
+        dashes = DASHES[1 + (number + place) % (len(DASHES) - 1)]
+        named = label if place == 0 else None
+        draw(value, label=named, color=GREY, linewidth=1.1, linestyle=dashes, zorder=1.5)
 
 
 def finish(figure) -> None:
