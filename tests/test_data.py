@@ -187,6 +187,15 @@ def test_unit_rows_keep_directions_and_refuse_a_zero():
         data.unit_rows(np.vstack([x[:2], np.zeros(3)]))
 
 
+def test_random_labels_are_one_hot_and_independent_of_the_inputs():
+    x, y = data.random_labels(4000, 3, classes=4, seed=1)
+    assert_allclose((x**2).sum(1), 1.0, rtol=1e-13)
+    assert_array_equal(np.sort(y, axis=1), np.tile([0.0, 0.0, 0.0, 1.0], (4000, 1)))
+    assert_allclose(y.mean(0), 0.25, atol=4 * np.sqrt(0.19 / 4000))
+    assert np.abs(x.T @ (y - 0.25)).max() / 4000 < 4 * np.sqrt(0.19 / 3 / 4000)
+    assert_array_equal(data.random_labels(7, 3, 4, np.random.default_rng(5))[1], data.random_labels(7, 3, 4, 5)[1])
+
+
 def test_nearly_orthogonal_refuses_wrong_arguments():
     with pytest.raises(ValueError, match="n = 5: there are no more than d = 4"):
         data.nearly_orthogonal(5, 4)

@@ -34,6 +34,18 @@ def test_the_bound_holds_along_the_flow_and_is_infinite_up_to_the_last_activatio
     assert_allclose(gf.measure.rank_gap_bound(problem, run.theta)[:, 1:], np.tile(bound[1:], (200, 1)), atol=1e-5)
 
 
+def test_the_spectral_ratio_stays_above_its_bound_and_meets_it_where_the_gap_does():
+    problem, theta0 = mixed()
+    run = gf.simulate(problem, theta0, gf.GradientFlow(), t_end=200.0, rtol=1e-8)
+    ratio = gf.measure.spectral_ratio(problem, run.theta)
+    least = gf.measure.spectral_ratio_bound(problem, run.theta, theta0)
+    assert (ratio >= least - 1e-7).all()
+    assert (least[:, 0] == 0).all()
+    slack = gf.measure.rank_gap_bound(problem, theta0)[1:] - gf.measure.rank_gap(problem, run.theta)[:, 1:]
+    sizes = gf.measure.layer_norms(problem, run.theta)[:, 1:] ** 2
+    assert_allclose(np.maximum(ratio[:, 1:] ** 2 - slack / sizes, 0), least[:, 1:] ** 2, atol=1e-12)
+
+
 def test_the_bound_is_attained_when_the_norms_are_equal_and_the_layers_diagonal():
     problem = gf.Problem(gf.DeepLinear([2, 2, 1]), gf.losses.Square(), np.eye(2), np.ones((2, 1)))
     theta = problem.flatten({"W1": np.diag([1.0, 2.0]), "W2": [[1.0, 0.0]]})

@@ -6,7 +6,7 @@ The same seed gives the same bits. Drawn inputs, noise and teachers come from st
 
 from gradflow.data.matrices import low_rank_matrix, matrix_completion, matrix_sensing, observed_entries
 from gradflow.data.real import breast_cancer, diabetes, digits, mnist
-from gradflow.data.spheres import unit_inputs, unit_rows
+from gradflow.data.spheres import random_labels, unit_inputs, unit_rows
 from gradflow.data.synthetic import (
     gaussian,
     nearly_orthogonal,
@@ -27,6 +27,7 @@ __all__ = [
     "mnist",
     "nearly_orthogonal",
     "observed_entries",
+    "random_labels",
     "separable",
     "teacher_student",
     "teacher_weights",

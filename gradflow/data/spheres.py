@@ -1,4 +1,4 @@
-"""Inputs of norm one."""
+"""Inputs of norm one, alone and with random classes."""
 
 import numpy as np
 
@@ -32,6 +32,39 @@ def unit_inputs(n: int, d: int, seed: int | np.random.Generator = 0) -> np.ndarr
     ((5, 3), [1.0, 1.0, 1.0, 1.0, 1.0])
     """
     return unit_rows(np.random.default_rng(seed).standard_normal((count("n", n), count("d", d))))
+
+
+def random_labels(n: int, d: int, classes: int, seed: int | np.random.Generator = 0) -> tuple[np.ndarray, np.ndarray]:
+    r"""Inputs on the unit sphere with random classes, which a network can only learn by heart.
+
+    Parameters
+    ----------
+    n, d, classes : int
+        Number of samples, of inputs and of classes.
+    seed : int or numpy.random.Generator
+        Seed, or a generator to draw from.
+
+    Returns
+    -------
+    x : np.ndarray, shape (n, d)
+        The inputs, of norm one.
+    y : np.ndarray, shape (n, classes)
+        One-hot targets.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive.
+
+    Examples
+    --------
+    >>> x, y = random_labels(5, 3, classes=2, seed=0)
+    >>> y.shape, y.sum(1).tolist()
+    ((5, 2), [1.0, 1.0, 1.0, 1.0, 1.0])
+    """
+    rng = np.random.default_rng(seed)
+    x = unit_inputs(n, d, rng)
+    return x, np.eye(count("classes", classes))[rng.integers(0, classes, n)]
 
 
 def unit_rows(x) -> np.ndarray:

@@ -11,7 +11,7 @@ from gradflow.measure.curvature import (
     smallest_eigenvalue,
 )
 from gradflow.measure.dissipation import dissipation
-from gradflow.measure.layers import effective_map, layer_norms, rho
+from gradflow.measure.layers import effective_map, layer_norms, rho, unseen
 from gradflow.measure.margin import accuracy, margin, margins, normalised_margin
 from gradflow.measure.objective import gradient_norm, loss
 from gradflow.measure.rank import (
@@ -22,7 +22,7 @@ from gradflow.measure.rank import (
     spectral_ratio,
     stable_rank,
 )
-from gradflow.measure.rank_bounds import gram_differences, rank_gap, rank_gap_bound
+from gradflow.measure.rank_bounds import gram_differences, rank_gap, rank_gap_bound, spectral_ratio_bound
 from gradflow.measure.samples import sample_gradients
 from gradflow.measure.tangent_kernel import gauss_newton_sharpness, jacobian, ntk
 
@@ -65,5 +65,7 @@ __all__ = [
     "singular_values",
     "smallest_eigenvalue",
     "spectral_ratio",
+    "spectral_ratio_bound",
     "stable_rank",
+    "unseen",
 ]

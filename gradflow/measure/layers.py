@@ -132,3 +132,33 @@ def effective_map(problem, theta) -> np.ndarray:
     inputs = np.eye(network.input_size)
     columns = network.forward(layers, inputs) - network.forward(layers, np.zeros((1, network.input_size)))
     return columns.swapaxes(-1, -2)
+
+
+def unseen(problem, theta) -> np.ndarray:
+    r"""Part of the first layer that no input sees, :math:`W_1 (I - X^+ X)`.
+
+    Gradients have no such part, so that the plain flow with decay shrinks it as :math:`e^{-2 \lambda t}`, and descent,
+    with all samples or a few, by :math:`1 - 2 h \lambda` in every step, exactly.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its inputs x (n, d) are fed to the first layer.
+    theta : array_like (P,) or (runs, P)
+
+    Returns
+    -------
+    ndarray (out, d) or (runs, out, d)
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([3, 1]), gf.losses.Square(), [[1.0, 0.0, 0.0]], [[1.0]])
+    >>> gf.measure.unseen(problem, [5.0, 6.0, 7.0]).tolist()
+    [[0.0, 6.0, 7.0]]
+    """
+    x = problem.x
+    first = next(iter(weights(problem, theta).values()))
+    if x.ndim != 2 or first.shape[-1] != x.shape[1]:
+        raise ValueError(f"x of shape {x.shape} is not fed to the first layer {first.shape[-2:]} by rows")
+    return first - (first @ np.linalg.pinv(x)) @ x

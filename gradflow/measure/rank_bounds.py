@@ -82,6 +82,40 @@ def rank_gap_bound(problem, theta) -> np.ndarray:
     return np.stack(np.broadcast_arrays(*bounds[::-1]), axis=-1)
 
 
+def spectral_ratio_bound(problem, theta, start) -> np.ndarray:
+    r"""Lower bound of :func:`gradflow.measure.spectral_ratio` along the flow from a start.
+
+    .. math:: \frac{\|W_l\|_2}{\|W_l\|_F} \ge \sqrt{\max(1 - D_l / \|W_l\|_F^2, 0)},
+
+    with D of :func:`gradflow.measure.rank_gap_bound` at the start: the ratio tends to 1 where the norms grow. It is 0
+    for the layers of which nothing is known.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a chain of layers, without biases and skips.
+    theta : array_like (P,) or (runs, P)
+        Parameters on the flow.
+    start : array_like (P,)
+        Where it began.
+
+    Returns
+    -------
+    ndarray (layers,) or (runs, layers)
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([2, 2, 1]), gf.losses.Square(), np.eye(2), [[3.0], [1.0]])
+    >>> run = gf.simulate(problem, problem.init(0.3, seed=0), gf.GradientFlow(), t_end=3.0)
+    >>> bound = gf.measure.spectral_ratio_bound(problem, run.theta, run.theta[0])
+    >>> bool((gf.measure.spectral_ratio(problem, run.theta) >= bound - 1e-9).all()), bool(bound[-1, 0] > 0.9)
+    (True, True)
+    """
+    sizes = np.stack([(matrix**2).sum((-2, -1)) for matrix in weights(problem, theta).values()], axis=-1)
+    return np.sqrt(np.maximum(1.0 - rank_gap_bound(problem, start) / sizes, 0.0))
+
+
 def gram_differences(problem, theta) -> dict[str, np.ndarray]:
     r"""Matrices :math:`W_{l+1}^\top W_{l+1} - W_l W_l^\top` at every hidden layer, whatever its activation.
 
