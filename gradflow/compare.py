@@ -109,7 +109,7 @@ class Comparison:
         self.flow, self.runs, self.effective_time = flow, runs, effective_time
         self.steps = np.array([run.dynamics.step for run in runs])
         begin = _begin(flow)[0]
-        self.t, self._saved = [], []
+        self.t, self._saved, self._bounds = [], [], {}
         for run in runs:
             times = begin + self._speed(run) * (run.t - begin)
             slack = 1e-9 * run.dynamics.step
@@ -292,8 +292,11 @@ class Comparison:
         run, (begin, theta) = self.runs[index], _begin(self.flow)
         if not (_is_plain(self.flow.dynamics) and _is_plain_gd(run.dynamics)):
             raise ValueError(f"the bound is known for gf.GD(step) beside gf.GradientFlow(), not for {run.dynamics!r}")
-        end = self.t[index][-1] if self.t[index].size else begin
-        return bound(self.flow, begin, theta, run.dynamics.step, int((end - begin) / run.dynamics.step + 1e-9))
+        if index % len(self) not in self._bounds:
+            end = self.t[index][-1] if self.t[index].size else begin
+            count = int((end - begin) / run.dynamics.step + 1e-9)
+            self._bounds[index % len(self)] = bound(self.flow, begin, theta, run.dynamics.step, count)
+        return self._bounds[index % len(self)]
 
     def rows(self, threshold: float = 0.1) -> list[tuple[str, ...]]:
         """The printed table: one tuple of texts per run, in the order of the columns; see :meth:`parting`."""

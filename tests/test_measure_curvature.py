@@ -82,9 +82,19 @@ def test_hessian_lower_bound_of_linear_networks(depth):
         pairs = [(i, j) for i in range(depth) for j in range(i)]
         others = max(np.prod([norms[k] for k in range(depth) if k not in pair]) for pair in pairs)
         bound = -(depth - 1) * np.linalg.norm(measure.effective_map(problem, theta)[0] - target) * others
+        np.testing.assert_allclose(measure.smallest_eigenvalue_bound(problem, theta), bound, rtol=1e-12)
         slack.append(measure.smallest_eigenvalue(problem, theta) / bound)
     assert max(slack) <= 1 + 1e-10
     assert slack[0] >= 1 / (depth - 1) - 1e-10
+
+
+def test_hessian_lower_bound_with_several_outputs_and_another_loss():
+    problem, _ = made(DeepLinear([4, 3, 3, 2]), CrossEntropy())
+    thetas = 0.7 * np.random.default_rng(3).standard_normal((20, problem.size))
+    bound = measure.smallest_eigenvalue_bound(problem, thetas)
+    assert (measure.smallest_eigenvalue(problem, thetas) >= bound - 1e-12).all()
+    with pytest.raises(ValueError, match="DeepLinear networks without decay"):
+        measure.smallest_eigenvalue_bound(*made(FullyConnected([5, 8, 3]), CrossEntropy()))
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest"])

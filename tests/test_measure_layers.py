@@ -239,11 +239,11 @@ def test_rank_one_bound_of_ji_and_telgarsky():
 
 def test_what_no_input_sees_is_the_rest_of_the_first_layer_and_has_no_gradient():
     x = np.random.default_rng(0).standard_normal((3, 5))
-    problem = gf.Problem(gf.FullyConnected([5, 4, 2]), gf.losses.Square(), x, np.eye(3)[:, :2])
+    problem = Problem(FullyConnected([5, 4, 2]), Square(), x, np.eye(3)[:, :2])
     theta = np.stack([problem.init(seed=k) for k in range(2)])
-    rest = gf.measure.unseen(problem, theta)
+    rest = measure.unseen(problem, theta)
     assert np.abs(rest @ x.T).max() < 1e-14
     seen = problem.layers(theta)["W1"] - rest
     assert np.linalg.matrix_rank(np.vstack([x, seen.reshape(-1, 5)]), tol=1e-10) == 3
-    assert np.abs(gf.measure.unseen(problem, problem.gradient(theta[0]))).max() < 1e-14
+    assert np.abs(measure.unseen(problem, problem.gradient(theta[0]))).max() < 1e-14
     assert np.abs(rest).max() > 0.1

@@ -9,6 +9,7 @@ from gradflow.measure.curvature import (
     hessian_trace,
     sharpness,
     smallest_eigenvalue,
+    smallest_eigenvalue_bound,
 )
 from gradflow.measure.dissipation import dissipation
 from gradflow.measure.layers import effective_map, layer_norms, rho, unseen
@@ -64,6 +65,7 @@ __all__ = [
     "sharpness",
     "singular_values",
     "smallest_eigenvalue",
+    "smallest_eigenvalue_bound",
     "spectral_ratio",
     "spectral_ratio_bound",
     "stable_rank",

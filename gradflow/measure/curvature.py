@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.measure.layers import effective_map, weights
 from gradflow.measure.runs import per_run
+from gradflow.networks import DeepLinear
+from gradflow.problem import Problem
 
 DENSE_BELOW = 200
 METHODS = ("auto", "dense", "lanczos")
@@ -128,6 +131,51 @@ def smallest_eigenvalue(problem, theta, *, method="auto", start=None, tolerance=
     """
     pairs = hessian_eigenpairs(problem, theta, 1, "smallest", method=method, start=start, tolerance=tolerance)
     return pairs[0][0]
+
+
+@per_run
+def smallest_eigenvalue_bound(problem, theta) -> float | np.ndarray:
+    r"""Lower bound of :func:`smallest_eigenvalue` of a deep linear network with a convex loss.
+
+    .. math:: \lambda_{\min}(\nabla^2 F(\theta)) \ge -(L - 1)\, \|\nabla\phi(W_L \cdots W_1)\|_F
+        \max_{j < k} \prod_{i \ne j, k} \|W_i\|_2,
+
+    where :math:`F(\theta) = \phi(W_L \cdots W_1)`. Attained at two balanced layers of rank one with one output.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of a ``DeepLinear`` network, without decay.
+    theta : array_like (P,) or (runs, P)
+
+    Returns
+    -------
+    float or ndarray (runs,)
+
+    Raises
+    ------
+    ValueError
+        For another network, or with decay.
+
+    References
+    ----------
+    O. Elkabetz, N. Cohen, Continuous vs. Discrete Optimization of Deep Neural Networks, arXiv 2107.06608.
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(half=True), [[1.0]], [[2.0]])
+    >>> gf.measure.smallest_eigenvalue_bound(problem, np.zeros(2))
+    -2.0
+    """
+    if not isinstance(problem.network, DeepLinear) or problem.decay:
+        raise ValueError(f"the bound is known for DeepLinear networks without decay, not for {problem}")
+    layers = list(weights(problem, theta).values())
+    whole = Problem(DeepLinear([layers[0].shape[1], len(layers[-1])]), problem.loss, problem.x, problem.y)
+    slope = np.linalg.norm(whole.gradient(effective_map(problem, theta).ravel()))
+    norms = [np.linalg.norm(layer, 2) for layer in layers]
+    rest = [np.prod(np.delete(norms, (j, k))) for k in range(len(norms)) for j in range(k)]
+    return -(len(norms) - 1) * slope * max(rest, default=0.0)
 
 
 @per_run
