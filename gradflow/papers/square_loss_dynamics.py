@@ -55,14 +55,11 @@ def rho_and_margin(radii=(0.01, 1.0, 5.0, 10.0, 30.0, 100.0), decays=(0.0, 1e-3,
     return fig, runs, [
         gf.Claim("ridge_norm", "the ridge solution has norm 3.096658", norms[-1], expected=3.096658, within=1e-6),
         gf.Claim("ridge_limit", "lambda = 0.01: rho ends at its norm |w|", abs(end[-1] - norms[-1]), below=1e-6),
-        gf.Claim("ridge_map", "and the network is w: |rho V_3 V_2 V_1 - w| is 0", abs(runs.maps[-1] - ridge[-1]),
-                 below=1e-6),
-        gf.Claim("rank_one", "with decay all layers end with rank one: 1 - sigma_1^2",
-                 runs.rank_tail[1:].sel(rho0=slice(0, 99)) ** 2, below=1e-7),
+        gf.Claim("ridge_map", "and the network is w: rho V_3 V_2 V_1 - w", abs(runs.maps[-1] - ridge[-1]), below=1e-6),
+        gf.Claim("rank_one", "with rank one: 1 - sigma^2", runs.rank_tail[1:].sel(rho0=slice(0, 99)) ** 2, below=1e-7),
         gf.Claim("equilibrium", "rho = M/(Q + lambda) at the end", abs(end[-1] - rests), below=1e-7),
-        gf.Claim("init_small", "lambda = 0: from rho(0) = 1 to the least norm 7.538291", end[0].sel(rho0=1),
-                 expected=7.538291, within=1e-4),
-        gf.Claim("least_norm", "that of the least-norm interpolant", norms[0], expected=7.538291, within=1e-6),
+        gf.Claim("init_small", "lambda = 0: from rho(0) = 1", end[0].sel(rho0=1), expected=7.538291, within=1e-4),
+        gf.Claim("least_norm", "to the least norm that fits", norms[0], expected=7.538291, within=1e-6),
         gf.Claim("init_large", "lambda = 0: rho(0) = 30 stays", end[0].sel(rho0=30), above=30.0, below=30.01),
         gf.Claim("interpolation", "both fit the labels: loss", runs.loss[0, :, -1].sel(rho0=[1, 30]), below=1e-12),
         gf.Claim("forgetting", "lambda = 0.01: spread of the final rho", end[-1].max() - end[-1].min(), below=1e-6),
@@ -85,10 +82,9 @@ def neural_collapse(decay=1e-3, classes=3, per_class=6, t_end=4000.0):
     gf.plots.lines(ax, nc[:3], run.t, label="NC{}")
     theory = gf.exact.neural_collapse(decay, classes, per_class, 2)
     return fig, gf.plots.drawn(fig), [
-        gf.Claim("gain", "outputs are s times the targets, s = 1/(1 + lambda n C^2) = 0.948767", (outputs * y).sum(1),
-                 expected=0.948767, within=1e-6),
+        gf.Claim("gain", "outputs s y, s = 1/(1 + lambda n C^2)", (outputs * y).sum(1), expected=0.948767, within=1e-6),
         gf.Claim("outputs", "with nothing left over", abs(outputs - theory.gain * y).max(), below=1e-6),
-        gf.Claim("rho", "rho = s C sqrt(n) = 6.971982", run.records["rho"][-1], expected=6.971982, within=1e-6),
+        gf.Claim("rho", "rho = s C sqrt(n)", run.records["rho"][-1], expected=6.971982, within=1e-6),
         gf.Claim("nc1", "features have no scatter within classes", nc[0][-1], below=1e-8),
         gf.Claim("nc2", "class means form a simplex", nc[1][-1], below=1e-8),
         gf.Claim("nc3", "the last layer is parallel to the class means", nc[2][-1], below=1e-8),
@@ -107,7 +103,7 @@ def plain_and_polar(decay=0.01, radii=(1.2, 0.8, 1.0), t_end=20.0):
     plain = gf.simulate(problem, scaled, gf.GradientFlow(), t_end, **tight)
     polar = gf.simulate(problem, scaled, gf.PolarFlow(angular_rate=gf.PowerRate(1, -2)), t_end, **tight)
     lm = gf.simulate(free, start(free, 0.1, turned=False), gf.LMFlow(decay), 50.0, save_at=4001, **tight)
-    norms, fall = plain.measure(gf.measure.layer_norms), lm.loss[0] - lm.loss[-1]
+    norms, fall, spent = plain.measure(gf.measure.layer_norms), lm.loss[0] - lm.loss[-1], gf.measure.dissipation(lm)
     imbalance, law = norms[:, 0] ** 2 - norms[:, 1] ** 2, 0.8 * np.exp(-4 * decay * plain.t)
     fig, axes = gf.plots.subplots(1, 2, xlabel=T, ylabel=["norms of the layers", "imbalance"])
     gf.plots.lines(axes[0], norms.T, plain.t, label="$|W_{}|$")
@@ -115,13 +111,11 @@ def plain_and_polar(decay=0.01, radii=(1.2, 0.8, 1.0), t_end=20.0):
     gf.plots.lines(axes[1], imbalance, plain.t, label=r"$\rho_1^2 - \rho_2^2$", dynamics=plain.dynamics)
     gf.plots.lines(axes[1], law, plain.t, label=r"$0.8\, e^{{-4\lambda t}}$", color="#D55E00", linestyle="--")
     return fig, gf.plots.drawn(fig), [
-        gf.Claim("plain_vs_polar", "the plain flow is the polar one with rates 1 and 1/rho_k^2",
-                 abs(plain.theta - polar.theta).max(), below=1e-9),
+        gf.Claim("plain_vs_polar", "it is polar with rates 1, 1/rho_k^2", abs(plain.theta - polar.theta), below=1e-9),
         gf.Claim("imbalance", "rho_1^2 - rho_2^2 = 0.8 exp(-4 lambda t)", abs(imbalance - law).max(), below=1e-9),
-        gf.Claim("imbalance_end", "0.359463171 at t = 20", imbalance[-1], expected=0.359463171, within=1e-9),
-        gf.Claim("dissipation", "L(0) - L(T) = int rho'^2 + sum |V_k'|^2 dt under the normalised flow",
-                 abs(fall - gf.measure.dissipation(lm)), below=1e-9),
-        gf.Claim("fall", "the loss falls by 0.7934497 to t = 50 from rho = 0.1", fall, expected=0.7934497, within=1e-6),
+        gf.Claim("imbalance_end", "at t = 20", imbalance[-1], expected=0.359463171, within=1e-9),
+        gf.Claim("dissipation", "normalised flow: L(0) - L(T) = int rho'^2 + |V'|^2 dt", abs(fall - spent), below=1e-9),
+        gf.Claim("fall", "the loss falls by this much to t = 50 from rho = 0.1", fall, expected=0.7934497, within=1e-6),
     ]  # fmt: skip
 
 
@@ -185,18 +179,15 @@ def digits(radii=(1.0, 30.0), decays=(0.0, 1e-2), flows=((0.0, 1.0), (1e-2, 1.0)
         axes[2].plot(shown, [full[name][i, -1] for name in shown], "o", **look)
     gf.plots.lines(axes[0], flow.rho, color="k", linestyle="--")
     pairs = [(flow.isel(at=k), full.sel(decay=decay, rho0=rho0)) for k, (decay, rho0) in enumerate(flows)]
+    near = [np.linalg.norm(a.theta - b.theta) / np.linalg.norm(a.theta) for a, b in pairs if b.rho0 == radii[0]]
     medians, rests = margins[:, -1].median("margins_0"), gf.exact.resting_scale(margins[-1], decays[-1])
     return fig, full.drop_vars("theta"), [
-        gf.Claim("forgetting", "with decay the final rho does not depend on the start, relative spread",
-                 np.ptp(end[-1].values) / end[-1, 0], below=1e-2),
+        gf.Claim("forgetting", "with decay: spread of the final rho", np.ptp(end[-1].values) / end[-1, 0], below=1e-2),
         gf.Claim("memory", "without decay rho = 30 stays", end[0, -1], above=30.0, below=30.1),
-        gf.Claim("equilibrium", "with decay rho = M/(Q + lambda), relative", end[-1] / rests - 1,
-                 above=-5e-3, below=5e-3),
+        gf.Claim("equilibrium", "rho = M/(Q + lambda), relative", end[-1] / rests - 1, above=-5e-3, below=5e-3),
         gf.Claim("larger_margin", "decay multiplies the median margin", medians[-1] / medians[0], above=3),
         gf.Claim("collapse", "and brings NC1 down", full.NC1[-1, -1] / full.NC1[0, -1], below=0.5),
         gf.Claim("sgd", "SGD ends at the same rho, relative", abs(noisy.rho[-1, :, -1] / end[-1] - 1), below=2e-2),
         gf.Claim("flow", "and so does the flow", [abs(a.rho[-1] / b.rho[-1] - 1) for a, b in pairs], below=1e-4),
-        gf.Claim("flow_path", "from rho = 1 descent ends near the flow: |theta - theta_flow|/|theta_flow|",
-                 [np.linalg.norm(a.theta - b.theta) / np.linalg.norm(a.theta) for a, b in pairs if b.rho0 == radii[0]],
-                 below=5e-3),
+        gf.Claim("flow_path", "from rho = 1 descent ends near the flow, relative distance", near, below=5e-3),
     ]  # fmt: skip
