@@ -175,7 +175,7 @@ def smallest_eigenvalue_bound(problem, theta) -> float | np.ndarray:
     slope = np.linalg.norm(whole.gradient(effective_map(problem, theta).ravel()))
     norms = [np.linalg.norm(layer, 2) for layer in layers]
     rest = [np.prod(np.delete(norms, (j, k))) for k in range(len(norms)) for j in range(k)]
-    return -(len(norms) - 1) * slope * max(rest, default=0.0)
+    return float(-(len(norms) - 1) * slope * max(rest, default=0.0))
 
 
 @per_run
