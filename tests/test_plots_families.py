@@ -36,8 +36,8 @@ def test_plain_arrays_are_numbered_and_one_row_is_one_line():
     drawn = plots.lines(ax, np.ones((3, 4)), label="$W_{}$")
     assert [line.get_label() for line in drawn] == ["$W_1$", "$W_2$", "$W_3$"]
     assert_array_equal(drawn[0].get_xdata(), [1, 2, 3, 4])
-    (single,) = plots.lines(ax, [1.0, 2.0], x=[5.0, 6.0], label=["one"], color="k")
-    assert (single.get_color(), single.get_label()) == ("k", "one")
+    (single,) = plots.lines(ax, [1.0, 2.0], x=[5.0, 6.0], label=r"$\frac{1}{2}$", color="k")
+    assert (single.get_color(), single.get_label()) == ("k", r"$\frac{1}{2}$")
     with pytest.raises(ValueError, match=r"rows of shape \(1, 1, 1\)"):
         plots.lines(ax, np.ones((1, 1, 1)))
 

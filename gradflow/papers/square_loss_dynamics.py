@@ -109,7 +109,7 @@ def plain_and_polar(decay=0.01, radii=(1.2, 0.8, 1.0), t_end=20.0):
     gf.plots.lines(axes[0], norms.T, plain.t, label="$|W_{}|$")
     gf.plots.lines(axes[0], polar.records["radius"].T, polar.t, label=r"polar $\rho_k$", color="k", linestyle=":")
     gf.plots.lines(axes[1], imbalance, plain.t, label=r"$\rho_1^2 - \rho_2^2$", dynamics=plain.dynamics)
-    gf.plots.lines(axes[1], law, plain.t, label=r"$0.8\, e^{{-4\lambda t}}$", color="#D55E00", linestyle="--")
+    gf.plots.lines(axes[1], law, plain.t, label=r"$0.8\, e^{-4\lambda t}$", color="#D55E00", linestyle="--")
     return fig, gf.plots.drawn(fig), [
         gf.Claim("plain_vs_polar", "it is polar with rates 1, 1/rho_k^2", abs(plain.theta - polar.theta), below=1e-9),
         gf.Claim("imbalance", "rho_1^2 - rho_2^2 = 0.8 exp(-4 lambda t)", abs(imbalance - law).max(), below=1e-9),

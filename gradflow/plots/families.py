@@ -25,8 +25,8 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
     of : iterable (lines,), optional
         What each line is drawn for, 1, 2, ... if neither given nor known; lines for the same have the same colour.
     label : str or sequence of str, optional
-        A format for the entries of `of`, such as ``"$h = {:g}$"``, or one label for each line. Equal labels are one
-        entry of the legend.
+        A format for the entries of `of`, such as ``"$h = {:g}$"``, or one label for each line; of a single row the
+        label itself. Equal labels are one entry of the legend.
     dynamics : flow or discrete rule, optional
         Whose shades are taken, from dark to light; else the library's palette.
     **look : dict
@@ -48,6 +48,7 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
     if heights.ndim not in (1, 2):
         raise ValueError(f"rows of shape {heights.shape}: must be (points,) or (lines, points); select what is drawn")
     known = [np.asarray(rows[name]) for name in rows.dims] if hasattr(rows, "dims") else []
+    label = [label] if heights.ndim == 1 and isinstance(label, str) else label
     heights = np.atleast_2d(heights)
     count, points = heights.shape
     x = (known[-1] if known else np.arange(1, points + 1)) if x is None else x
