@@ -51,9 +51,9 @@ def one_by_one(problem, titles, settings, varied, measures):
                                           "decays": (0.0, 4e-3)})  # fmt: skip
 def trends(batches=(1, 2, 4, 8, 16, 64, 256), batches_at_steps=(1, 2, 4, 8, 16, 64), rates=(0.02, 0.05, 0.1, 0.2),
            decays=(0.0, 5e-4, 1e-3, 2e-3, 4e-3), steps=20_000):  # fmt: skip
-    """Mean rank of the hidden layers of a ReLU network on random labels, against the batch size after 100
-    epochs and after 20,000 steps, the step and the decay; elsewhere batch size 8, step 0.1, decay 0.002. At equal
-    epochs small batches take more steps, which is most of their effect.
+    """Mean rank of the hidden layers of a ReLU network on random labels, against the batch size after 100 epochs and
+    after 20,000 steps, the step and the decay; elsewhere batch size 8, step 0.1, decay 0.002. At equal epochs small
+    batches take more steps, which is most of their effect.
     """
     fig, axes, (by_epochs, _, by_step, by_decay) = one_by_one(
         lambda decay: random_labels(256, [64, 64, 64, 10], decay),
