@@ -3,13 +3,25 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gradflow import clocks, data, exact, losses, measure
+from gradflow import clocks, data, exact, losses, measure, penalties, population
 from gradflow.activations import Activation
 from gradflow.batch import Batch
 from gradflow.branching import branches
 from gradflow.clocks.targets import at, every
 from gradflow.compare import Comparison, compare
-from gradflow.dynamics import GD, SGD, Flow, GradientFlow, LMFlow, Momentum, PolarFlow, PowerRate, WeightNormFlow
+from gradflow.dynamics import (
+    GD,
+    SGD,
+    Flow,
+    GradientFlow,
+    LMFlow,
+    Momentum,
+    PolarFlow,
+    PowerRate,
+    SphereFlow,
+    WeightNormFlow,
+    relaxed_splitting,
+)
 from gradflow.events import Event, ExcessLossBelow, GradientBelow, LossBelow, Stationary
 from gradflow.modules import Convolutional, FromModule
 from gradflow.networks import DeepLinear, Diagonal, FullyConnected, ResidualLinear, Skip
@@ -54,6 +66,7 @@ __all__ = [
     "Problem",
     "ResidualLinear",
     "Skip",
+    "SphereFlow",
     "Stationary",
     "Status",
     "Trajectory",
@@ -69,7 +82,10 @@ __all__ = [
     "losses",
     "measure",
     "papers",
+    "penalties",
     "plots",
+    "population",
+    "relaxed_splitting",
     "reproduce",
     "set_threads",
     "simulate",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradflow import dynamics, losses, networks
+from gradflow import dynamics, losses, networks, penalties
 from gradflow.activations import Activation
 from gradflow.clocks.kinds import CLOCKS
 from gradflow.clocks.targets import At, Every
@@ -21,6 +21,7 @@ def known() -> dict[str, type]:
     classes += [networks.Skip, Activation, Convolutional]
     classes += [losses.Square, losses.Exponential, losses.Logistic, losses.CrossEntropy]
     classes += [dynamics.GradientFlow, dynamics.PolarFlow, dynamics.WeightNormFlow, dynamics.LMFlow]
+    classes += [dynamics.SphereFlow, penalties.L1, penalties.L0, penalties.TransformedL1]
     classes += [dynamics.PowerRate, dynamics.GD, dynamics.SGD, dynamics.Momentum]
     classes += [*CLOCKS.values(), At, Every]
     return {cls.__name__: cls for cls in classes}

@@ -435,6 +435,20 @@ def test_real_data_refuses_wrong_arguments():
         data.digits(labels="sign")
 
 
+def test_sparse_measurements_measure_a_sparse_vector_that_l1_recovers():
+    from scipy.optimize import linprog
+
+    x, y, vector = data.sparse_measurements(10, 20, 2, seed=1, value=-0.5)
+    assert_array_equal(y[:, 0], x @ vector)
+    assert sorted(vector) == [-0.5] * 2 + [0.0] * 18
+    found = linprog(np.ones(40), A_eq=np.hstack([x, -x]), b_eq=y[:, 0]).x
+    assert_allclose(found[:20] - found[20:], vector, atol=1e-9)
+    assert abs(data.sparse_measurements(400, 300, 1).x.std() * 20 - 1) < 0.01
+    assert_array_equal(data.sparse_measurements(10, 20, 2, seed=1).x, x)
+    with pytest.raises(ValueError, match="only d = 3 entries"):
+        data.sparse_measurements(2, 3, 4)
+
+
 @pytest.mark.parametrize(
     ("package", "load", "name"),
     [

@@ -14,7 +14,7 @@ import gradflow as gf
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("gradflow", *(f"gradflow.{name}" for name in ("clocks", "data", "dynamics", "exact", "kinks", "losses")))
-MODULES += ("gradflow.measure", "gradflow.papers", "gradflow.plots")
+MODULES += ("gradflow.measure", "gradflow.papers", "gradflow.penalties", "gradflow.plots", "gradflow.population")
 
 NOT_ASKED = {
     "ES01": "one line may say everything",

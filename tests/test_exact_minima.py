@@ -65,6 +65,19 @@ def test_sample_gradients_average_to_the_gradient(loss):
     rows = gf.measure.sample_gradients(problem, theta)
     assert rows.shape == (2, 6, problem.size)
     assert rows.mean(1) == pytest.approx(problem.gradient(theta), abs=1e-13)
+    noise = gf.measure.gradient_noise(problem, theta)
+    assert noise.sum(1) == pytest.approx((rows**2).sum(2).mean(1), rel=1e-13)
+    assert (gf.measure.gradient_noise_floor(problem, theta) <= noise[:, 0]).all()
+
+
+def test_the_floor_of_the_noise_is_attained_by_the_best_errors():
+    rng = np.random.default_rng(4)
+    x, w = rng.standard_normal((5, 3)), rng.standard_normal(3)
+    problem = gf.Problem(gf.DeepLinear([3, 1]), gf.losses.Square(), x, np.zeros(5), decay=0.3)
+    # delta_i x_i + 2 lambda w is shortest for delta_i = -2 lambda w.x_i / |x_i|^2, the errors of these targets:
+    problem = problem.with_data(x, x @ w * (1 + 0.3 / (x**2).sum(1)))
+    assert gf.measure.gradient_noise(problem, w)[0] == pytest.approx(gf.measure.gradient_noise_floor(problem, w))
+    assert gf.measure.gradient_noise(problem, 1.1 * w)[0] > 1.001 * gf.measure.gradient_noise_floor(problem, 1.1 * w)
 
 
 @pytest.mark.parametrize("flow", [gf.GradientFlow(), gf.LMFlow(decay=0.05)])

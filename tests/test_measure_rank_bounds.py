@@ -68,3 +68,23 @@ def test_gram_differences_are_balancedness_where_layers_are_linear_and_its_diago
     assert_allclose(-np.diag(differences["layer 1"]), balance["layer 1"], atol=1e-14)
     batch = gf.measure.gram_differences(problem, np.stack([theta, 2 * theta]))["layer 1"]
     assert_allclose(batch[1], 4 * differences["layer 1"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_points_of_the_flow_keep_the_bounds_of_rank_norm_and_alignment(seed):
+    problem, _ = mixed(activations=("linear",) * 3)
+    start = problem.init(0.3, seed=seed)
+    run = gf.simulate(problem, start, gf.GradientFlow(), t_end=200.0, rtol=1e-9)
+    excess = gf.measure.rank_one_excess(problem, run.theta, start)
+    assert {name: values.shape for name, values in excess.items()} == dict.fromkeys(excess, (200, 3))
+    assert max(values.max() for values in excess.values()) < 1e-8
+    # A balanced start has layers of rank one and equal norm, which another point does not.
+    balanced = problem.init(scheme="balanced")
+    assert all(abs(values).max() < 1e-12 for values in gf.measure.rank_one_excess(problem, balanced, balanced).values())
+    assert all(values.max() > 0.01 for values in gf.measure.rank_one_excess(problem, start, balanced).values())
+
+
+def test_the_bounds_of_rank_one_are_refused_where_a_layer_is_not_linear():
+    problem, theta = mixed()
+    with pytest.raises(ValueError, match="rank_gap_bound serves it"):
+        gf.measure.rank_one_excess(problem, theta, theta)

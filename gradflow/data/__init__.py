@@ -6,6 +6,7 @@ The same seed gives the same bits. Drawn inputs, noise and teachers come from st
 
 from gradflow.data.matrices import low_rank_matrix, matrix_completion, matrix_sensing, observed_entries
 from gradflow.data.real import breast_cancer, diabetes, digits, mnist
+from gradflow.data.sparse import SparseMeasurements, sparse_measurements
 from gradflow.data.spheres import random_labels, unit_inputs, unit_rows
 from gradflow.data.synthetic import (
     gaussian,
@@ -17,6 +18,7 @@ from gradflow.data.synthetic import (
 )
 
 __all__ = [
+    "SparseMeasurements",
     "breast_cancer",
     "diabetes",
     "digits",
@@ -29,6 +31,7 @@ __all__ = [
     "observed_entries",
     "random_labels",
     "separable",
+    "sparse_measurements",
     "teacher_student",
     "teacher_weights",
     "unit_inputs",

@@ -4,6 +4,8 @@ from gradflow.dynamics.discrete import GD, SGD, Momentum
 from gradflow.dynamics.flow import Flow, GradientFlow, Invariant
 from gradflow.dynamics.normalized import LMFlow
 from gradflow.dynamics.polar import PolarFlow, PowerRate, WeightNormFlow
+from gradflow.dynamics.sphere import SphereFlow
+from gradflow.dynamics.splitting import SplittingRun, relaxed_splitting
 
 __all__ = [
     "GD",
@@ -15,5 +17,8 @@ __all__ = [
     "Momentum",
     "PolarFlow",
     "PowerRate",
+    "SphereFlow",
+    "SplittingRun",
     "WeightNormFlow",
+    "relaxed_splitting",
 ]

@@ -11,6 +11,7 @@ from gradflow.dynamics.flow import Flow, GradientFlow
 from gradflow.dynamics.groups import partition
 from gradflow.dynamics.normalized import LMFlow
 from gradflow.dynamics.polar import PolarFlow, layout
+from gradflow.dynamics.sphere import SphereFlow
 from gradflow.kernels.calls import call
 
 
@@ -33,8 +34,8 @@ class GD(Discrete):
     step : float
         h > 0; step k is compared with the flow at time k h.
     flow : flow
-        Whose Euler step it is: ``gf.PolarFlow(...)`` and ``gf.LMFlow(...)`` give the discrete polar and LM steps
-        (step, then renormalise).
+        Whose Euler step it is: ``gf.PolarFlow(...)``, ``gf.LMFlow(...)`` and ``gf.SphereFlow(...)`` give the discrete
+        polar, LM and sphere steps (step, then renormalise).
 
     Raises
     ------
@@ -95,6 +96,8 @@ class GD(Discrete):
             return starts.size - 1, starts
         if isinstance(self.flow, LMFlow):
             return 1, partition(problem.network, "layer")[1]
+        if isinstance(self.flow, SphereFlow):
+            return 0, np.array([0, problem.size])
         return None
 
     def penalty(self, problem, state):

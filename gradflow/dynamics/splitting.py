@@ -11,7 +11,7 @@ from gradflow.arguments import positive
 
 @dataclass(frozen=True)
 class SplittingRun:
-    """Iterates of :func:`relaxed_splitting`.
+    """Iterates of :func:`gradflow.dynamics.relaxed_splitting`.
 
     Attributes
     ----------
@@ -21,6 +21,11 @@ class SplittingRun:
         L(u, w) after each step.
     converged : bool
         Whether the last step was shorter than the tolerance.
+
+    Examples
+    --------
+    >>> SplittingRun(w=np.ones((1, 1)), u=np.ones((1, 1)), lagrangian=np.zeros(1), converged=True).converged
+    True
     """
 
     w: np.ndarray
@@ -38,7 +43,7 @@ def relaxed_splitting(
         \tilde w = w - h\,\nabla F(w) - h\beta (w - u^+), \qquad w^+ = \tilde w / |\tilde w|
 
     descends :math:`L(u, w) = F(w) + \lambda P(u) + \frac\beta2 |w - u|^2`. For h to 0 it follows the flow on the
-    sphere, :func:`sphere_flow`.
+    sphere, :class:`gradflow.SphereFlow`.
 
     Parameters
     ----------
@@ -59,16 +64,20 @@ def relaxed_splitting(
     -------
     SplittingRun
 
+    Raises
+    ------
+    ValueError
+        For a start at zero, or a number that is not positive.
+
     References
     ----------
     T. Dinh, J. Xin, arXiv 1812.05719.
 
     Examples
     --------
-    >>> from gradflow.penalties import L0
-    >>> from gradflow.population import ConvolutionalPopulation
-    >>> problem = ConvolutionalPopulation([0.6, 0.8, 0.0], patches=3)
-    >>> run = relaxed_splitting(problem, [1.0, 1.0, 1.0], L0(), strength=0.001, coupling=0.02, step=0.5)
+    >>> import gradflow as gf
+    >>> problem, penalty = gf.population.ConvolutionalPopulation([0.6, 0.8, 0.0], patches=3), gf.penalties.L0()
+    >>> run = relaxed_splitting(problem, [1.0, 1.0, 1.0], penalty, strength=0.001, coupling=0.02, step=0.5)
     >>> run.converged, run.u[-1].round(6).tolist()
     (True, [0.6, 0.8, 0.0])
     """
@@ -91,58 +100,3 @@ def relaxed_splitting(
     w, u = np.array(ws), np.array(us)
     lagrangian = problem.value(w) + strength * penalty.value(u) + coupling / 2 * ((w - u) ** 2).sum(1)
     return SplittingRun(w, u, lagrangian, converged)
-
-
-@dataclass(frozen=True)
-class SphereRun:
-    """Flow on the sphere: times (T,) and weights (T, d)."""
-
-    t: np.ndarray
-    w: np.ndarray
-
-
-def sphere_flow(
-    problem, start, times, penalty=None, *, strength: float = 0.0, coupling: float = 0.0, rtol: float = 1e-10
-) -> SphereRun:
-    r"""Flow on the unit sphere that the relaxed splitting follows for small steps.
-
-    .. math:: w' = -(I - w w^T)\big[\nabla F(w) + \beta (w - \mathrm{prox}_{(\lambda/\beta) P}(w))\big]
-
-    Without a penalty it is the normalised gradient flow of F. Integrated by scipy's DOP853.
-
-    Parameters
-    ----------
-    problem, start, penalty, strength, coupling
-        As for :func:`relaxed_splitting`.
-    times : array_like (T,)
-        Increasing, from 0.
-    rtol : float
-        Relative tolerance.
-
-    Returns
-    -------
-    SphereRun
-
-    Examples
-    --------
-    >>> from gradflow.population import ConvolutionalPopulation
-    >>> problem = ConvolutionalPopulation([1.0, 0.0], patches=2)
-    >>> run = sphere_flow(problem, [0.0, 1.0], [0.0, 40.0])
-    >>> bool(problem.angle(run.w[-1]) < 1e-5)
-    True
-    """
-    from scipy.integrate import solve_ivp
-
-    times, w0 = np.asarray(times, dtype=float), np.array(start, dtype=np.float64)
-    threshold = strength / coupling if penalty is not None else 0.0
-
-    def velocity(_, w):
-        force = problem.gradient(w)
-        if penalty is not None:
-            force = force + coupling * (w - penalty.prox(w, threshold))
-        return (w @ force) / (w @ w) * w - force
-
-    found = solve_ivp(
-        velocity, (times[0], times[-1]), w0 / np.linalg.norm(w0), "DOP853", times, rtol=rtol, atol=1e-2 * rtol
-    )
-    return SphereRun(found.t, found.y.T)

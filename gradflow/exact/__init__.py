@@ -33,6 +33,7 @@ from gradflow.exact.single_datum import (
     two_layer_exponential,
     two_layer_exponential_log_time,
 )
+from gradflow.exact.sphere_angle import sphere_angle, sphere_angle_time
 from gradflow.exact.square_loss import NeuralCollapse, neural_collapse, resting_scale, ridge
 from gradflow.exact.two_layer import (
     two_layer_mode,
@@ -67,6 +68,8 @@ __all__ = [
     "ridge",
     "separable_relu",
     "sgd_ridge",
+    "sphere_angle",
+    "sphere_angle_time",
     "two_layer_exponential",
     "two_layer_exponential_log_time",
     "two_layer_mode",

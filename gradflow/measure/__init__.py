@@ -2,6 +2,7 @@
 
 from gradflow.invariants import balancedness, imbalance, invariant_decay, invariant_names, invariants
 from gradflow.measure.alignment import alignment
+from gradflow.measure.along import drift, step_lengths, time_integral
 from gradflow.measure.collapse import features, nc1, nc2, nc3, nc4
 from gradflow.measure.curvature import (
     hessian_eigenpairs,
@@ -14,7 +15,7 @@ from gradflow.measure.curvature import (
 from gradflow.measure.dissipation import dissipation
 from gradflow.measure.layers import effective_map, layer_norms, rho, unseen
 from gradflow.measure.margin import accuracy, margin, margins, normalised_margin
-from gradflow.measure.objective import gradient_norm, loss
+from gradflow.measure.objective import gradient_error, gradient_norm, loss
 from gradflow.measure.rank import (
     layer_singular_values,
     numerical_rank,
@@ -23,8 +24,14 @@ from gradflow.measure.rank import (
     spectral_ratio,
     stable_rank,
 )
-from gradflow.measure.rank_bounds import gram_differences, rank_gap, rank_gap_bound, spectral_ratio_bound
-from gradflow.measure.samples import sample_gradients
+from gradflow.measure.rank_bounds import (
+    gram_differences,
+    rank_gap,
+    rank_gap_bound,
+    rank_one_excess,
+    spectral_ratio_bound,
+)
+from gradflow.measure.samples import gradient_noise, gradient_noise_floor, sample_gradients
 from gradflow.measure.tangent_kernel import gauss_newton_sharpness, jacobian, ntk
 
 __all__ = [
@@ -32,9 +39,13 @@ __all__ = [
     "alignment",
     "balancedness",
     "dissipation",
+    "drift",
     "effective_map",
     "features",
     "gauss_newton_sharpness",
+    "gradient_error",
+    "gradient_noise",
+    "gradient_noise_floor",
     "gradient_norm",
     "gram_differences",
     "hessian_eigenpairs",
@@ -59,6 +70,7 @@ __all__ = [
     "numerical_rank",
     "rank_gap",
     "rank_gap_bound",
+    "rank_one_excess",
     "rank_tail",
     "rho",
     "sample_gradients",
@@ -69,5 +81,7 @@ __all__ = [
     "spectral_ratio",
     "spectral_ratio_bound",
     "stable_rank",
+    "step_lengths",
+    "time_integral",
     "unseen",
 ]

@@ -38,8 +38,7 @@ def dissipation(trajectory) -> float:
     >>> bool(abs(run.loss[0] - run.loss[-1] - gf.measure.dissipation(run)) < 1e-7)
     True
     """
-    from scipy.integrate import simpson
-
+    from gradflow.measure.along import simpson
     from gradflow.steppers.choose import make_field
 
     problem, dynamics = trajectory.problem, trajectory.dynamics
@@ -50,4 +49,4 @@ def dissipation(trajectory) -> float:
     for t, state in zip(trajectory.t, trajectory.states, strict=True):
         field(t, np.ascontiguousarray(state), velocity)
         squares.append(velocity @ velocity)
-    return float(simpson(np.array(squares), x=trajectory.t))
+    return float(simpson(trajectory.t, np.array(squares)))

@@ -1,8 +1,10 @@
-"""The objective and the length of its gradient."""
+"""The objective, the length of its gradient, and whether that is its derivative."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from gradflow.measure.runs import per_run
 
 
 def loss(problem, theta) -> float | np.ndarray:
@@ -48,3 +50,35 @@ def gradient_norm(problem, theta) -> float | np.ndarray:
     """
     norm = np.linalg.norm(problem.gradient(theta), axis=-1)
     return norm if np.ndim(norm) else float(norm)
+
+
+@per_run
+def gradient_error(problem, theta, step: float = 1e-5) -> float | np.ndarray:
+    r"""Largest difference between the gradient and central differences, :math:`\max_i |\partial_i F - \delta_i F|`.
+
+    .. math:: \delta_i F = \frac{F(\theta + h e_i) - F(\theta - h e_i)}{2h}
+
+    Of order :math:`h^2` plus rounding of order :math:`10^{-16} F/h` for a right gradient.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta : array_like (P,) or (runs, P)
+    step : float
+        h.
+
+    Returns
+    -------
+    float or ndarray (runs,)
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> x, y = gf.data.gaussian(10, 3)
+    >>> problem = gf.Problem(gf.FullyConnected([3, 4, 1], activation="tanh"), gf.losses.Square(), x, y)
+    >>> gf.measure.gradient_error(problem, problem.init()) < 1e-8
+    True
+    """
+    shifts = step * np.eye(theta.size)
+    differences = (problem.value(theta + shifts) - problem.value(theta - shifts)) / (2 * step)
+    return np.abs(problem.gradient(theta) - differences).max()

@@ -1,9 +1,10 @@
-"""How far layers are from rank one, and the bound that conserved matrices put on it for all times."""
+"""How far layers are from rank one, and the bounds that conserved matrices put on it for all times."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from gradflow.measure.alignment import alignment
 from gradflow.measure.layers import weights
 from gradflow.measure.rank import spectrum
 
@@ -114,6 +115,61 @@ def spectral_ratio_bound(problem, theta, start) -> np.ndarray:
     """
     sizes = np.stack([(matrix**2).sum((-2, -1)) for matrix in weights(problem, theta).values()], axis=-1)
     return np.sqrt(np.maximum(1.0 - rank_gap_bound(problem, start) / sizes, 0.0))
+
+
+def rank_one_excess(problem, theta, start) -> dict[str, np.ndarray]:
+    r"""Left minus right side of three bounds that hold along the flow of a deep linear network with one output.
+
+    .. math:: \|W_l\|_F^2 - \sigma_l^2 \le D_l, \qquad |\sigma_{l+1}^2 - \sigma_l^2| \le \|\Delta_l\|_2,
+
+    .. math:: 1 - \langle u_l, v_{l+1}\rangle^2 \le
+        \frac{\lambda_{\max}(\Delta_l) - \lambda_{\min}(\Delta_l) + D_l}{\sigma_l^2}
+
+    with :math:`\sigma_l = \|W_l\|_2`, its singular vectors :math:`u_l, v_l`, and :math:`D_l, \Delta_l` of
+    :func:`gradflow.measure.rank_gap_bound` at the start. Not positive on the flow, for any data and loss without decay.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a linear chain of layers, without biases and skips.
+    theta : array_like (P,) or (runs, P)
+        Points of the flow.
+    start : array_like (P,)
+        Where it started.
+
+    Returns
+    -------
+    dict of str to ndarray (layers - 1,) or (runs, layers - 1)
+        By "rank", "norm" and "alignment".
+
+    Raises
+    ------
+    ValueError
+        For a network that is not linear, or has biases or skips.
+
+    References
+    ----------
+    P. Marion, L. Chizat, arXiv 2405.13456 (the setting).
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([2, 2, 1]), gf.losses.Square(), np.eye(2), np.ones((2, 1)))
+    >>> run = gf.simulate(problem, problem.init(0.1), gf.GradientFlow(), t_end=20.0)
+    >>> excess = gf.measure.rank_one_excess(problem, run.theta, run.theta[0])
+    >>> bool(max(values.max() for values in excess.values()) < 1e-9)
+    True
+    """
+    if not getattr(problem.network, "linear", False):
+        raise ValueError(f"the bounds hold for linear layers, not for {problem.network}; rank_gap_bound serves it")
+    slack = rank_gap_bound(problem, start)[..., :-1]
+    least, most = np.array([np.linalg.eigvalsh(d)[[0, -1]] for d in gram_differences(problem, start).values()]).T
+    tops = np.stack([spectrum(matrix)[..., 0] ** 2 for matrix in weights(problem, theta).values()], axis=-1)
+    return {
+        "rank": rank_gap(problem, theta)[..., :-1] - slack,
+        "norm": abs(np.diff(tops)) - np.maximum(abs(least), abs(most)),
+        "alignment": 1 - alignment(problem, theta) ** 2 - (most - least + slack) / tops[..., :-1],
+    }
 
 
 def gram_differences(problem, theta) -> dict[str, np.ndarray]:
