@@ -6,19 +6,16 @@ and a Lagrangian fall, and the limit is an explicit thresholding of the teacher.
 angle are derived here.
 """
 
-from itertools import product
-
 import numpy as np
+import xarray
 
 import gradflow as gf
 
 PAPER = gf.Paper.cited(__name__, __doc__)
 PENALTIES = {"l1": gf.penalties.L1(), "l0": gf.penalties.L0(), "transformed l1": gf.penalties.TransformedL1(1.0)}
-ERROR = {  # |u - w*| at beta = 0.04 for the thresholds 0.05, 0.1, 0.2, from an independent run
-    "l1": (0.1015, 0.2031, 0.4065),
-    "l0": (0.0, 0.522, 0.749),
-    "transformed l1": (0.107, 0.240, 0.587),
-}
+ERROR = xarray.DataArray(  # |u - w*| at beta = 0.04, from an independent run
+    [(0.1015, 0.2031, 0.4065), (0.0, 0.522, 0.749), (0.107, 0.240, 0.587)],
+    {"penalty": list(PENALTIES), "threshold": [0.05, 0.1, 0.2]})  # fmt: skip
 
 
 def recipe():
@@ -29,13 +26,6 @@ def recipe():
     return problem, problem.init(seed=1)
 
 
-def unbalance(problem, run, coupling):
-    """Distance from the limit equation kappa w* = c w - beta u, kappa = (pi - theta)/(k pi)."""
-    w, u, kappa = run.w[-1], run.u[-1], problem.pull(run.w[-1])
-    c = kappa * (w @ problem.teacher) + coupling * (w @ u)
-    return np.linalg.norm(kappa * problem.teacher - c * w + coupling * u)
-
-
 @PAPER.figure(minutes=0.1, claims=9)
 def trade_off(couplings=(0.04, 0.01), thresholds=(0.05, 0.1, 0.2), step=0.5):
     """Left: the Lagrangian along the iteration. Right: error |u - w*| and number of weights against the threshold.
@@ -44,51 +34,42 @@ def trade_off(couplings=(0.04, 0.01), thresholds=(0.05, 0.1, 0.2), step=0.5):
     teacher exactly as long as its threshold is below all entries.
     """
     problem, start = recipe()
-    runs = {
-        (name, beta, threshold): gf.relaxed_splitting(
-            problem, start, PENALTIES[name], strength=threshold * beta, coupling=beta, step=step
-        )
-        for name, beta, threshold in product(PENALTIES, couplings, thresholds)
-    }
-    error = {key: np.linalg.norm(run.u[-1] - problem.teacher) for key, run in runs.items()}
-    weights = {key: np.count_nonzero(run.u[-1]) for key, run in runs.items()}
-    deviation = [error[name, 0.04, t] - ERROR[name][i] for name in PENALTIES for i, t in enumerate(thresholds)]
-    data = {"threshold": ("threshold", list(thresholds)), "penalty": ("penalty", list(PENALTIES))}
-    fig, axes = gf.plots.subplots(1, 3)
-    for name in PENALTIES:
-        lagrangian = runs[name, 0.04, 0.05].lagrangian
-        axes[0].semilogx(np.arange(1, lagrangian.size + 1), lagrangian, label=name)
-    for ax, label, table in ((axes[1], "error", error), (axes[2], "weights", weights)):
-        rows = [[table[name, couplings[0], threshold] for threshold in thresholds] for name in PENALTIES]
-        data[label] = (("penalty", "threshold"), rows)
-        for name, row in zip(PENALTIES, rows, strict=True):
-            ax.plot(thresholds, row, "o-", label=name)
-    axes[0].set(xlabel="iteration", ylabel=r"$L_\beta(u, w)$")
-    axes[1].set(xlabel=r"threshold $\lambda/\beta$", ylabel=r"$|u - w_*|$")
-    axes[2].set(xlabel=r"threshold $\lambda/\beta$", ylabel="weights that are not zero")
-    rng = np.random.default_rng(0)
+
+    def splitting(penalty, coupling, threshold):
+        options = {"strength": threshold * coupling, "coupling": coupling, "step": step}
+        run = gf.relaxed_splitting(problem, start, PENALTIES[penalty], **options)
+        w, u = run.w[-1], run.u[-1]
+        force = problem.pull(w) * problem.teacher + coupling * u
+        gap, error = np.linalg.norm(w - problem.teacher), np.linalg.norm(u - problem.teacher)
+        rises = {"rise": np.diff(run.lagrangian).max(), "turn": np.diff(problem.angle(run.w)).max()}
+        ends = {"gap": gap, "error": error, "weights": np.count_nonzero(u), "across": force - (force @ w) * w}
+        shown = {"iteration": np.arange(1, run.lagrangian.size + 1), "lagrangian": run.lagrangian}
+        return rises | ends | {name: ("iteration", values) for name, values in shown.items()}
+
+    runs = gf.sweep(splitting, coupling=couplings, penalty=list(PENALTIES), threshold=thresholds)
+    fig, axes = gf.plots.subplots(
+        1, 3, xlabel=["iteration", *2 * [r"threshold $\lambda/\beta$"]], xscale=["log", "linear", "linear"],
+        ylabel=[r"$L_\beta(u, w)$", r"$|u - w_*|$", "weights that are not zero"])  # fmt: skip
+    gf.plots.lines(axes[0], runs.lagrangian[0, :, 0], label="{}")
+    gf.plots.lines(axes[1], runs.error[0], label="{}", marker="o")
+    gf.plots.lines(axes[2], runs.weights[0], label="{}", marker="o")
+    rng, strong, l1 = np.random.default_rng(0), runs.sel(coupling=0.04), runs.sel(penalty="l1")
     small, w = gf.population.ConvolutionalPopulation(rng.standard_normal(6), 4), rng.standard_normal(6)
-    mean, deviation_of_mean = small.estimate(w, 1_000_000, rng)
-    l1 = [key for key in runs if key[0] == "l1"]
-    return fig, data, [
+    mean, deviation = small.estimate(w, 1_000_000, rng)
+    return fig, runs, [
         gf.Claim("population_loss", "the closed form against a million samples, in standard errors",
-                 abs(mean - small.value(w)) / deviation_of_mean, below=4),
-        gf.Claim("population_gradient", "its gradient against central differences",
-                 gf.measure.gradient_error(small, w), below=1e-8),
+                 abs(mean - small.value(w)) / deviation, below=4),
+        gf.Claim("population_gradient", "its gradient against central differences", gf.measure.gradient_error(small, w),
+                 below=1e-8),
         gf.Claim("limit_equation", "kappa w* = c w - beta u at the limit, kappa = (pi - theta)/(k pi)",
-                 [unbalance(problem, run, key[1]) for key, run in runs.items()], below=1e-10),
-        gf.Claim("lagrangian_monotone", "the Lagrangian never rises",
-                 [np.diff(run.lagrangian).max() for run in runs.values()], below=1e-14),
-        gf.Claim("angle_monotone", "l1: the angle never rises",
-                 [np.diff(problem.angle(runs[key].w)).max() for key in l1], below=1e-12),
-        gf.Claim("l0_exact", "l0, threshold 0.05: w = w*",
-                 np.linalg.norm(runs["l0", 0.04, 0.05].w[-1] - problem.teacher), below=1e-8),
-        gf.Claim("l1_shrinks", "l1, threshold 0.05, beta = 0.04: |u - w*| = 0.1015", error["l1", 0.04, 0.05],
+                 (runs.across**2).sum("across_0") ** 0.5, below=1e-10),
+        gf.Claim("lagrangian_monotone", "the Lagrangian never rises", runs.rise, below=1e-14),
+        gf.Claim("angle_monotone", "l1: the angle never rises", l1.turn, below=1e-12),
+        gf.Claim("l0_exact", "l0, threshold 0.05: w = w*", strong.gap.sel(penalty="l0", threshold=0.05), below=1e-8),
+        gf.Claim("l1_shrinks", "l1, threshold 0.05, beta = 0.04: |u - w*| = 0.1015", l1.error.sel(coupling=0.04)[0],
                  expected=0.1015, within=1e-3),
-        gf.Claim("errors", "|u - w*| of all penalties equals that of an independent run", np.abs(deviation),
-                 below=1e-3),
-        gf.Claim("support", "l1 finds the four weights at every threshold", [weights[key] for key in l1],
-                 expected=4, within=0.5),
+        gf.Claim("errors", "|u - w*| equals that of an independent run", abs(strong.error - ERROR), below=1e-3),
+        gf.Claim("support", "l1 finds the four weights at every threshold", l1.weights, expected=4, within=0.5),
     ]  # fmt: skip
 
 
@@ -98,38 +79,39 @@ def angle(coupling=0.04, strength=0.004, steps=(1.0, 0.5, 0.25, 0.125), t_end=30
 
     Crosses: the law of the angle without penalty, t = k pi int dphi/((pi - phi) sin phi), which is derived here.
     """
-    problem, start = recipe()
-    times, penalty, tight = np.linspace(0, t_end, 61), gf.penalties.L1(), {"rtol": 1e-10, "atol": 1e-12}
+    (problem, start), l1 = recipe(), gf.penalties.L1()
+    times, tight = np.linspace(0, t_end, 61), {"rtol": 1e-10, "atol": 1e-12}
     free = gf.simulate(problem, start, gf.SphereFlow(), t_end, save_at=times, **tight)
-    flow, until = gf.SphereFlow(penalty, strength, coupling), np.append(times, 2000.0)
-    tied = gf.simulate(problem, start, flow, 2000.0, save_at=until, **tight)
+    tied = gf.simulate(problem, start, gf.SphereFlow(l1, strength, coupling), 2000.0, save_at=[*times, 2000.0], **tight)
     theta = problem.angle(free.theta)
     law = gf.exact.sphere_angle(times, theta[0], problem.patches)
-    fig, ax = gf.plots.subplots()
-    ax.semilogy(times, theta, "k-", label="flow, no penalty")
-    ax.semilogy(times[::6], law[::6], "kx", label="law of the angle")
-    ax.semilogy(times[:-1], problem.angle(tied.theta[:-2]), label="flow, l1")
-    distance, limits = [], []
-    for h, colour in gf.plots.coloured(steps, gf.GD(1.0)):
-        run = gf.relaxed_splitting(problem, start, penalty, strength=strength, coupling=coupling, step=h)
-        distance.append(np.linalg.norm(run.w[int(20 / h)] - tied.theta[40]))
-        limits.append(np.linalg.norm(run.w[-1] - tied.end))
-        shown = np.arange(int(t_end / h))
-        ax.semilogy(h * shown, problem.angle(run.w[shown]), ":", color=colour, label=f"iteration, $h = {h:g}$")
-    ax.set(xlabel=r"time $t = n h$", ylabel=r"angle $\vartheta(w, w_*)$")
-    away, rises = -problem.teacher + 0.05 * np.random.default_rng(3).standard_normal(20), {}
-    for beta in (0.001, 0.04):
-        run = gf.relaxed_splitting(problem, away, penalty, strength=0.1 * beta, coupling=beta, step=0.5)
-        rises[beta] = np.diff(problem.angle(run.w)).max()
-    return fig, {"t": ("t", times), "angle": ("t", theta), "h": ("h", list(steps)), "distance": ("h", distance)}, [
+
+    def splitting(step, start=start, coupling=coupling, strength=strength):
+        return gf.relaxed_splitting(problem, start, l1, strength=strength, coupling=coupling, step=step).w
+
+    def along(step):
+        w, shown = splitting(step), np.arange(int(t_end / step))
+        distance, limit = (np.linalg.norm(gap) for gap in (w[int(20 / step)] - tied.theta[40], w[-1] - tied.end))
+        angles = {"time": ("n", step * shown), "angle": ("n", problem.angle(w[shown]))}
+        return angles | {"distance": distance, "limit": limit}
+
+    runs = gf.sweep(along, step=steps)
+    fig, ax = gf.plots.subplots(xlabel=r"time $t = n h$", ylabel=r"angle $\vartheta(w, w_*)$", yscale="log")
+    gf.plots.lines(ax, theta, times, color="k", label="flow, no penalty")
+    gf.plots.lines(ax, law[::6], times[::6], color="k", marker="x", linestyle="none", label="law of the angle")
+    gf.plots.lines(ax, problem.angle(tied.theta[:-2]), times[:-1], label="flow, l1")
+    gf.plots.lines(ax, runs.angle, runs.time, label="iteration, $h = {:g}$", dynamics=gf.GD(1.0), linestyle=":")
+    away = 0.05 * np.random.default_rng(3).standard_normal(20) - problem.teacher
+    weak, strong = (np.diff(problem.angle(splitting(0.5, away, b, 0.1 * b))).max() for b in (0.001, 0.04))
+    return fig, gf.plots.drawn(fig), [
         gf.Claim("angle_ode", "theta' = -(pi - theta) sin(theta)/(k pi) without penalty", abs(theta - law), below=1e-6),
         gf.Claim("angle_values", "theta(10, 20, 30) = 0.4688499, 0.0743028, 0.0102704", theta[[20, 40, 60]],
                  expected=[0.4688499, 0.0743028, 0.0102704], within=1e-7),
         gf.Claim("quadrature", "t = k pi int dphi/((pi - phi) sin phi) at t = 20",
                  gf.exact.sphere_angle_time(theta[40], theta[0], problem.patches), expected=20.0, within=1e-6),
-        gf.Claim.halves("order_one", "l1: halving h halves the distance to the flow at t = 20", distance[1:],
+        gf.Claim.halves("order_one", "l1: halving h halves the distance to the flow at t = 20", runs.distance[1:],
                         within=0.1),
-        gf.Claim("same_limit", "iteration and flow have the same limit", limits, below=1e-8),
+        gf.Claim("same_limit", "iteration and flow have the same limit", runs.limit, below=1e-8),
         gf.Claim("bad_start", "near -w*: monotone for beta = 0.001 <= delta sin(delta)/(k pi), not for 0.04",
-                 bool(rises[0.001] <= 1e-12 < rises[0.04])),
+                 bool(weak <= 1e-12 < strong)),
     ]  # fmt: skip

@@ -18,65 +18,49 @@ def interpolating(decay):
     return gf.Problem(gf.DeepLinear([12, 10, 10, 1]), gf.losses.Square(), gf.data.unit_inputs(8, 12, 0), y, decay=decay)
 
 
-def floor(problem, theta):
-    """4 lambda^2 (|W_1|^2 - mean |W_1 x_n|^2 / |x_n|^2), below the mean squared gradient there."""
-    first = problem.layers(theta)["W1"]
-    directions = problem.x / np.linalg.norm(problem.x, axis=1, keepdims=True)
-    return 4 * problem.decay**2 * ((first**2).sum() - ((directions @ first.T) ** 2).sum(1).mean())
-
-
-def noise(problem, theta):
-    """Mean squared gradient of a sample in the first layer."""
-    first = problem.layers(gf.measure.sample_gradients(problem, theta))["W1"]
-    return (first**2).sum((1, 2)).mean()
-
-
-RUNS = ((1, 0.0), (1, 2e-3), (2, 2e-3), (4, 2e-3), (8, 2e-3), (1, 1e-3), (1, 4e-3), (1, 8e-3))
-
-
-@PAPER.figure(minutes=0.5, claims=6, small={"runs": tuple(run for run in RUNS if run not in ((2, 2e-3), (1, 8e-3)))})
-def step_lengths(runs=RUNS, steps=30_000, step=0.05):
+@PAPER.figure(minutes=0.5, claims=6, small={"batches": (1, 4, 8), "decays": (0.0, 1e-3, 2e-3, 4e-3)})
+def step_lengths(batches=(1, 2, 4, 8), decays=(0.0, 1e-3, 2e-3, 4e-3, 8e-3), steps=30_000, step=0.05):
     """Relative length of the steps of SGD, mean over a hundred steps, and its plateau against the decay.
 
     Batch sizes 1, 2, 4 and all 8 samples with decay 0.002, and batch size 1 without decay. Right: the plateau of batch
     size 1 is proportional to the decay (dashed: 0.316 lambda).
     """
-    fig, axes = gf.plots.subplots(1, 2)
-    plateau, sound, sizes = {}, [], []
-    shades = dict(gf.plots.coloured((1, 2, 4, 8), gf.SGD(step)))
-    times = step * np.arange(steps + 1)
-    for batch, decay in runs:
-        problem = interpolating(decay)
+
+    def descent(batch, decay):
+        problem, times = interpolating(decay), step * np.arange(steps + 1)
         rule = gf.SGD(step, batch_size=batch, seed=2)
         run = gf.simulate(problem, problem.init(seed=1), rule, t_end=times[-1], save_at=times)
-        lengths = np.linalg.norm(np.diff(run.theta, axis=0), axis=1) / np.linalg.norm(run.theta[:-1], axis=1)
-        plateau[batch, decay] = lengths[-1000:].mean()
-        sound.append(floor(problem, run.end) - noise(problem, run.end))
-        sizes.append(np.linalg.norm(problem.layers(run.end)["W1"]))
-        if decay in (0.0, 2e-3):
-            mean = np.maximum(lengths.reshape(-1, 100).mean(1), 1e-17)
-            look = {"color": shades[batch]} if decay else {"color": "k", "linestyle": ":"}
-            axes[0].loglog(
-                100 * np.arange(1, mean.size + 1), mean, label=f"B = {batch}, $\\lambda = {decay:g}$", **look
-            )
-    decays = np.array(sorted(decay for batch, decay in plateau if batch == 1 and decay))
-    ones = np.array([plateau[1, decay] for decay in decays])
-    axes[1].loglog(decays, ones, "o", color=shades[1])
-    axes[1].loglog(decays, 0.316 * decays, "--", color="0.4", label=r"$0.316\,\lambda$")
-    axes[0].set(xlabel="step", ylabel=r"$|\theta_{t+1} - \theta_t|\,/\,|\theta_t|$")
-    axes[1].set(xlabel=r"decay $\lambda$", ylabel="plateau, B = 1")
-    slope = ones[decays < 5e-3] / decays[decays < 5e-3]
-    data = {"batch": ("run", [batch for batch, _ in runs]), "decay": ("run", [decay for _, decay in runs])}
-    return fig, data | {"plateau": ("run", [plateau[run] for run in runs])}, [
-        gf.Claim("lambda0_converges", "without decay SGD comes to rest", plateau[1, 0.0], below=1e-12),
+        lengths = gf.measure.step_lengths(run)
+        noise, floor = gf.measure.gradient_noise(problem, run.end), gf.measure.gradient_noise_floor(problem, run.end)
+        return {
+            "steps": ("steps", 100 * np.arange(1, steps // 100 + 1)),
+            "length": ("steps", np.maximum(lengths.reshape(-1, 100).mean(1), 1e-17)),
+            "plateau": lengths[-1000:].mean(),
+            "excess": floor - noise[0],
+            "size": gf.measure.layer_norms(problem, run.end)[0],
+        }
+
+    sizes, ones = gf.sweep(descent, batch=batches, decay=2e-3), gf.sweep(descent, batch=1, decay=decays)
+    plateau = ones.plateau.sel(decay=slice(1e-9, None))
+    slope = (plateau / plateau.decay).sel(decay=slice(5e-3))
+    fig, axes = gf.plots.subplots(
+        1, 2, xlabel=["step", r"decay $\lambda$"], xscale="log", yscale="log",
+        ylabel=[r"$|\theta_{t+1} - \theta_t|\,/\,|\theta_t|$", "plateau, B = 1"],
+    )  # fmt: skip
+    gf.plots.lines(axes[0], sizes.length, label=r"B = {}, $\lambda = 0.002$", dynamics=gf.SGD(step))
+    gf.plots.lines(axes[0], ones.length.sel(decay=0), color="k", linestyle=":", label=r"B = 1, $\lambda = 0$")
+    gf.plots.lines(axes[1], plateau, dynamics=gf.SGD(step), marker="o", linestyle="none")
+    gf.plots.lines(axes[1], 0.316 * plateau.decay, color="0.4", linestyle="--", label=r"$0.316\,\lambda$")
+    return fig, gf.plots.drawn(fig), [
+        gf.Claim("lambda0_converges", "without decay SGD comes to rest", ones.plateau.sel(decay=0), below=1e-12),
         gf.Claim("noise_plateau", "the plateau over lambda is 0.316 for lambda = 0.001, 0.002, 0.004", slope,
                  expected=0.316, rtol=0.15),
-        gf.Claim("noise_linear", "and the same for all three", np.ptp(slope) / slope.mean(), below=0.05),
+        gf.Claim("noise_linear", "and the same for all three", np.ptp(slope.values) / slope.mean(), below=0.05),
         gf.Claim("full_batch_rests", "the full batch moves 100 times less than B = 4",
-                 plateau[4, 2e-3] / plateau[8, 2e-3], above=100),
+                 sizes.plateau.sel(batch=4) / sizes.plateau.sel(batch=8), above=100),
         gf.Claim("noise_floor", "mean |G_n|^2 >= 4 lambda^2 (|W_1|^2 - mean |W_1 x_n|^2/|x_n|^2): floor minus noise",
-                 sound, below=1e-12),
-        gf.Claim("no_collapse", "the first layer has not vanished", sizes, above=0.1),
+                 [*sizes.excess, *ones.excess], below=1e-12),
+        gf.Claim("no_collapse", "the first layer has not vanished", [*sizes["size"], *ones["size"]], above=0.1),
     ]  # fmt: skip
 
 
@@ -87,53 +71,53 @@ def stationary_rank(t_end=1500.0, batches=(1, 2, 3, 8)):
     All layers have rank three and equal singular values. Right: ranks of batch gradients of a random ReLU network
     64-48-48-5 in its three layers, at most the batch size (dashed).
     """
-    rng = np.random.default_rng(0)
+    rng, tight = np.random.default_rng(0), {"rtol": 1e-9, "atol": 1e-12}
     x, y = rng.standard_normal((3, 8)), rng.standard_normal((3, 5))
-    problem = gf.Problem(gf.DeepLinear([8, 10, 10, 5]), gf.losses.Square(), x, y, decay=0.02)
-    tight = {"rtol": 1e-9, "atol": 1e-12}
-    run = gf.simulate(problem, problem.init(seed=5), gf.GradientFlow(), t_end=t_end, **tight)
-    values = gf.measure.layer_singular_values(problem, run.end)
-    norms = gf.measure.layer_norms(problem, run.end)
-    eight = interpolating(2e-3)
-    rest = gf.simulate(eight, eight.init(seed=1), gf.GradientFlow(), t_end=8000.0, **tight)
-    ratios = [v[3] / v[0] for v in values.values()]
-    net = gf.FullyConnected([64, 48, 48, 5])
-    rng = np.random.default_rng(0)
-    ranks = []
-    for size in batches:
-        batch = gf.Problem(net, gf.losses.Square(), gf.data.unit_inputs(size, 64, rng), rng.standard_normal((size, 5)))
-        gradient = batch.gradient(batch.init(seed=1, scheme="he"))
-        ranks.append(gf.measure.numerical_rank(batch, gradient, tolerance=1e-10))
-    ranks, bound = np.array(ranks), np.minimum(np.array(batches)[:, None], [[48, 48, 5]])
-    fig, axes = gf.plots.subplots(1, 2)
-    for name, marker in zip(values, "os^", strict=True):
-        drawn = np.maximum(values[name], 1e-18)
-        axes[0].semilogy(np.arange(1, drawn.size + 1), drawn, marker, label=f"$W_{name[1]}$", fillstyle="none")
-    for layer, marker in enumerate("os^"):
-        axes[1].plot(batches, ranks[:, layer], marker, label=f"$W_{layer + 1}$", fillstyle="none", markersize=6 + layer)
+    problem, eight = (
+        gf.Problem(gf.DeepLinear([8, 10, 10, 5]), gf.losses.Square(), x, y, decay=0.02),
+        interpolating(2e-3),
+    )
+    end = gf.simulate(problem, problem.init(seed=5), gf.GradientFlow(), t_end, **tight).end
+    rest = gf.simulate(eight, eight.init(seed=1), gf.GradientFlow(), 8000.0, **tight).end
+    values = list(gf.measure.layer_singular_values(problem, end).values())
+    norms = gf.measure.layer_norms(problem, end)
+    noise, floor = gf.measure.gradient_noise(eight, rest)[0], gf.measure.gradient_noise_floor(eight, rest)
+
+    def batch_rank(size):
+        x, y = gf.data.unit_inputs(size, 64, seed=0), np.random.default_rng(1).standard_normal((size, 5))
+        batch = gf.Problem(gf.FullyConnected([64, 48, 48, 5]), gf.losses.Square(), x, y)
+        return gf.measure.numerical_rank(batch, batch.gradient(batch.init(seed=1, scheme="he")), tolerance=1e-10)
+
+    ranks = np.array([batch_rank(size) for size in batches])
+    fig, axes = gf.plots.subplots(
+        1, 2, xlabel=["index", "batch size B"], ylabel=["singular value", "rank of the batch gradient"],
+        yscale=["log", "linear"],
+    )  # fmt: skip
+    for layer, (marker, spectrum) in enumerate(zip("os^", values, strict=True), 1):
+        look = {"label": f"$W_{layer}$", "marker": marker, "markersize": 5 + layer, "fillstyle": "none", "ls": "none"}
+        axes[0].plot(np.arange(1, spectrum.size + 1), np.maximum(spectrum, 1e-18), **look)
+        axes[1].plot(batches, ranks[:, layer - 1], **look)
     axes[1].plot(batches, batches, "--", color="0.4")
-    axes[0].set(xlabel="index", ylabel="singular value")
-    axes[1].set(xlabel="batch size B", ylabel="rank of the batch gradient")
-    data = {name: (f"index{name}", v) for name, v in values.items()} | {"rank": (("batch", "layer"), ranks)}
-    return fig, data | {"batch": ("batch", list(batches))}, [
-        gf.Claim("stationary_rank", "three samples: sigma_4/sigma_1 of every layer is 0", ratios, below=1e-8),
-        gf.Claim("three_modes", "the three others are 0.952136, 0.799944, 0.711489", values["W2"][:3],
+    return fig, gf.plots.drawn(fig), [
+        gf.Claim("stationary_rank", "three samples: sigma_4/sigma_1 of every layer is 0", [v[3] / v[0] for v in values],
+                 below=1e-8),
+        gf.Claim("three_modes", "the three others are 0.952136, 0.799944, 0.711489", values[1][:3],
                  expected=[0.952136, 0.799944, 0.711489], within=1e-6),
         gf.Claim("norm", "all layers have norm 1.432721", norms, expected=1.432721, within=1e-6),
         gf.Claim("balanced", "equal for all", np.ptp(norms), below=1e-8),
-        gf.Claim("at_rest", "the gradient there", np.abs(problem.gradient(run.end)).max(), below=1e-10),
+        gf.Claim("at_rest", "the gradient there", np.abs(problem.gradient(end)).max(), below=1e-10),
         gf.Claim("sharp_rest", "eight samples, lambda = 0.002: mean g_n = -2 lambda W_k in every layer",
-                 np.abs(eight.gradient(rest.end)).max(), below=1e-8),
-        gf.Claim("sharp_norm", "all layers have norm 1.521187", gf.measure.layer_norms(eight, rest.end),
+                 np.abs(eight.gradient(rest)).max(), below=1e-8),
+        gf.Claim("sharp_norm", "all layers have norm 1.521187", gf.measure.layer_norms(eight, rest),
                  expected=1.521187, within=1e-6),
-        gf.Claim("sharp_rank", "and rank one: 1 - sigma_1^2/|W|^2", gf.measure.rank_tail(eight, rest.end, 1) ** 2,
+        gf.Claim("sharp_rank", "and rank one: 1 - sigma_1^2/|W|^2", gf.measure.rank_tail(eight, rest, 1) ** 2,
                  below=1e-7),
-        gf.Claim("sharp_noise", "mean |G_n|^2 of the first layer is 1.25972e-3 there", noise(eight, rest.end),
+        gf.Claim("sharp_noise", "mean |G_n|^2 of the first layer is 1.25972e-3 there", noise,
                  expected=1.25972e-3, rtol=1e-5),
-        gf.Claim("sharp_floor", "and its bound 3.40639e-5", floor(eight, rest.end), expected=3.40639e-5, rtol=1e-5),
-        gf.Claim("batch_rank", "ReLU: batch gradients have rank B, B and min(B, 5)", bool((ranks == bound).all())),
-        gf.Claim("sgd_cannot_rest", "noise over its bound at the stationary point",
-                 noise(eight, rest.end) / floor(eight, rest.end), above=1.0),
+        gf.Claim("sharp_floor", "and its bound 3.40639e-5", floor, expected=3.40639e-5, rtol=1e-5),
+        gf.Claim("batch_rank", "ReLU: batch gradients have rank B, B and min(B, 5)",
+                 ranks == np.minimum(np.array(batches)[:, None], [48, 48, 5])),
+        gf.Claim("sgd_cannot_rest", "noise over its bound at the stationary point", noise / floor, above=1.0),
     ]  # fmt: skip
 
 
@@ -143,23 +127,18 @@ def ridge_covariance(steps=400_000, step=0.1, decay=0.05):
 
     Running mean over the iterates, and the trace of the stationary covariance in closed form (dashed; derived here).
     """
-    full = interpolating(0.0)
+    full, times = interpolating(0.0), step * np.arange(steps + 1)
     problem = gf.Problem(gf.DeepLinear([3, 1]), gf.losses.Square(), full.x[:4, :3], full.y[:4], decay=decay)
-    exact = gf.exact.sgd_ridge(problem.x, problem.y, decay, step)
-    times = step * np.arange(steps + 1)
-    rule = gf.SGD(step, batch_size=1, replacement=True, seed=0)
+    exact, rule = gf.exact.sgd_ridge(problem.x, problem.y, decay, step), gf.SGD(step, replacement=True)
     run = gf.simulate(problem, exact.mean, rule, t_end=times[-1], save_at=times)
-    squared = ((run.theta - exact.mean) ** 2).sum(1)
-    running = squared[1:].cumsum() / np.arange(1, steps + 1)
-    kept = np.unique(np.geomspace(1, steps, 400).astype(int)) - 1
-    fig, ax = gf.plots.subplots()
-    ax.semilogx(kept + 1, running[kept], color=gf.plots.colours(rule), label="mean over the iterates")
-    gf.plots.reference(ax, np.trace(exact.covariance), label="trace of the covariance")
-    ax.set(xlabel="step", ylabel=r"mean of $|w - w_*|^2$")
-    return fig, {"step": ("step", kept + 1), "mean_squared_distance": ("step", running[kept])}, [
-        gf.Claim("ridge_trace", "the covariance has trace 0.0196517", np.trace(exact.covariance),
-                 expected=0.0196517, within=1e-7),
-        gf.Claim("ridge_covariance", "the iterates have that mean squared distance", running[-1],
-                 expected=np.trace(exact.covariance), rtol=0.04),
+    running = ((run.theta[1:] - exact.mean) ** 2).sum(1).cumsum() / np.arange(1, steps + 1)
+    kept, trace = np.unique(np.geomspace(1, steps, 400).astype(int)), np.trace(exact.covariance)
+    fig, ax = gf.plots.subplots(xlabel="step", ylabel=r"mean of $|w - w_*|^2$", xscale="log")
+    gf.plots.lines(ax, running[kept - 1], kept, dynamics=rule, label="mean over the iterates")
+    gf.plots.reference(ax, trace, label="trace of the covariance")
+    return fig, gf.plots.drawn(fig), [
+        gf.Claim("ridge_trace", "the covariance has trace 0.0196517", trace, expected=0.0196517, within=1e-7),
+        gf.Claim("ridge_covariance", "the iterates have that mean squared distance", running[-1], expected=trace,
+                 rtol=0.04),
         gf.Claim("ridge_mean", "and the mean w*", np.abs(run.theta.mean(0) - exact.mean), below=5e-3),
     ]  # fmt: skip
