@@ -71,19 +71,18 @@ def paths(alphas=(0.01, 0.1, 1.0, 10.0, 100.0), points=81):
     gf.plots.lines(axes[1], runs.l1, label=r"$\alpha = {:g}$")
     gf.plots.lines(axes[1], excess(ideal.values), runs.decade, **thin)
     axes[1].set_ylim(3e-6, 1)
-    one, ten, hundred = (runs.sel(alpha=alpha) for alpha in (1, 10, 100))
+    one, ten, hundred = runs.l1.loc[[1, 10, 100]]
+    slope = np.log10(one.loc[1000] / one.loc[10_000])
     return fig, runs, [
         gf.Claim("q_path", "log(1/L) |w/log(1/L) - w_Q|/|w_Q| is log 2 for alpha in [0.1, 100], w_Q of least Q_mu",
-                 runs.gap.sel(alpha=slice(0.1, None), decade=DECADES), above=0.66, below=0.75),
+                 runs.gap.loc[0.1:, DECADES], above=0.66, below=0.75),
         gf.Claim("l1_norms", "the l1 norms over the margin equal those of an independent solver, relative",
                  abs((runs.l1 + 1) / MEASURED - 1), below=1.5e-4),
-        gf.Claim("rich", "alpha = 1 at 1e-10000: excess l1 norm", one.l1[-1], below=0.0025),
-        gf.Claim("kernel", "alpha = 100 at 1e-10000: excess l1 norm", hundred.l1[-1], above=0.33),
-        gf.Claim("kernel_l2", "and excess l2 norm", hundred.l2[-1], below=8e-4),
-        gf.Claim("extreme", "alpha = 10 is still near the l2 separator at 1e-100: excess l1 norm",
-                 ten.l1.sel(decade=100), above=0.33),
-        gf.Claim("slope", "alpha = 1: the excess l1 norm falls as log(1/L)^-0.62",
-                 np.log10(one.l1.sel(decade=1000) / one.l1[-1]), expected=0.62, within=0.02),
+        gf.Claim("rich", "alpha = 1 at 1e-10000: excess l1 norm", one[-1], below=0.0025),
+        gf.Claim("kernel", "alpha = 100 at 1e-10000: excess l1 norm", hundred[-1], above=0.33),
+        gf.Claim("kernel_l2", "and excess l2 norm", runs.l2.loc[100, 1e4], below=8e-4),
+        gf.Claim("extreme", "alpha = 10 is still near the l2 separator at 1e-100: excess", ten.loc[100], above=0.33),
+        gf.Claim("slope", "alpha = 1: the excess l1 norm falls as log(1/L)^-0.62", slope, expected=0.62, within=0.02),
         gf.Claim("identity", "log(1/L) is the clock's s: relative error", runs.identity_error, below=1e-6),
         gf.Claim("invariant", "u v = alpha^2, relative", runs.coordinates, below=1e-7),
     ]  # fmt: skip
@@ -104,7 +103,8 @@ def depths(scales=(1e-3, 1e-2, 0.1, 1.0, 10.0), alphas=(1.0, 0.1), points=41):
     runs = gf.sweep(path, alpha=alphas, depth=(2, 3, 4), points=points)
     errors = gf.sweep(error, depth=(2, 3, 4), alpha=scales).value
     primal, polar = separate(SAMPLES, 1.0)[1], gf.PolarFlow(angular_rate=gf.PowerRate(1, -2))
-    dual, early = separate(SAMPLES, 1.0, flow=polar)[1], runs.l1.sel(alpha=0.1, decade=10)
+    dual, cubic = separate(SAMPLES, 1.0, flow=polar)[1], separate(SINGLE, 0.1, 3)[1]
+    last, early = runs.l1[..., -1], runs.l1.loc[0.1, 3, 10] / runs.l1.loc[0.1, 2, 10]
     fig, axes = gf.plots.subplots(
         1, 2, xlabel=[LOSS, r"scale $\alpha$ of the start"], ylabel=[L1, "relative error of $w$"], xscale="log",
         yscale="log")  # fmt: skip
@@ -113,18 +113,13 @@ def depths(scales=(1e-3, 1e-2, 0.1, 1.0, 10.0), alphas=(1.0, 0.1), points=41):
     gf.plots.lines(axes[1], errors, label="depth {}", marker="o")
     axes[1].set_ylim(1e-12, 1e-7)
     return fig, gf.plots.drawn(fig), [
-        gf.Claim("closed_form_N1", "one sample: w = 2 alpha^2 sinh(4 nu z) down to 1e-10000, relative",
-                 errors.sel(depth=2), below=1e-8),
+        gf.Claim("closed_form_N1", "one sample: w = 2 alpha^2 sinh(4 nu z), relative", errors.loc[2], below=1e-8),
         gf.Claim("closed_form_deep", "w = alpha^D ((1 - kappa z)^(-D/(D-2)) - (1 + kappa z)^(-D/(D-2))), D = 3, 4",
-                 errors.sel(depth=[3, 4]), below=1e-8),
-        gf.Claim("cubic", "D = 3, alpha = 0.1: w_2 = 0.00244604", separate(SINGLE, 0.1, 3)[1][-1, 1],
-                 expected=0.00244604, within=1e-8),
+                 errors.loc[[3, 4]], below=1e-8),
+        gf.Claim("cubic", "D = 3, alpha = 0.1: w_2", cubic[-1, 1], expected=0.00244604, within=1e-8),
         gf.Claim("excess", "the excess l1 norms at 1e-10000 equal those of an independent solver, relative",
-                 abs(runs.l1[..., -1] / (DEEP - 1) - 1), below=6e-3),
-        gf.Claim("invariant_deep", "u^(2-D) + v^(2-D), or u v for D = 2, is conserved, relative", runs.coordinates,
-                 below=1e-7),
-        gf.Claim("primal_dual", "the flow in log u and log v, the dual variables, reaches the same w, relative",
-                 np.abs(primal / dual - 1), below=1e-7),
-        gf.Claim("deeper_is_sooner", "alpha = 0.1: excess l1 norm at 1e-10, depth 3 over depth 2",
-                 early.sel(depth=3) / early.sel(depth=2), below=0.1),
+                 abs(last / (DEEP - 1) - 1), below=6e-3),
+        gf.Claim("invariant_deep", "u^(2-D) + v^(2-D), for D = 2 u v, is constant", runs.coordinates, below=1e-7),
+        gf.Claim("primal_dual", "the flow in log u and log v has the same w", abs(primal / dual - 1), below=1e-7),
+        gf.Claim("deeper_is_sooner", "alpha = 0.1: excess l1 norm at 1e-10, depth 3 over depth 2", early, below=0.1),
     ]  # fmt: skip

@@ -14,35 +14,28 @@ import gradflow as gf
 PAPER = gf.Paper.cited(__name__, __doc__)
 STEPS = {0.005: 40_000, 0.02: 10_000, 0.07: 4000, 0.1: 4000}
 SCALES = {3: (0.003, 0.03, 0.1, 0.3, 0.5), 5: (0.02, 0.05, 0.1, 0.25, 0.4), 10: (0.25, 0.35, 0.45)}
-STARTS = (0.25, 0.29, 0.33, 0.37, 0.4, 0.44, 0.48, 0.52, 0.56, 0.6)
+STARTS, SCALE = (0.25, 0.29, 0.33, 0.37, 0.4, 0.44, 0.48, 0.52, 0.56, 0.6), "scale of the start"
 
 
-def regression(network, depth):
-    """Fifty Gaussian samples whose least-squares solution w has norm one, without residual; the minima's sharpness."""
+def regression(depth, network=None):
+    """Fifty Gaussian samples without noise and their solution w of norm one; the sharpness of the minima."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 5))
     w = gf.exact.ridge(x, x @ rng.standard_normal(5) + rng.standard_normal(50), 0.0)
     w /= np.linalg.norm(w)
-    return gf.Problem(network, gf.losses.Square(), x, x @ w), w, gf.exact.flat_minima(x, w, depth)
-
-
-def multilayer(depth):
-    """Network with all hidden widths five."""
-    return regression(gf.DeepLinear([5] * depth + [1]), depth)
+    problem = gf.Problem(network or gf.DeepLinear([5] * depth + [1]), gf.losses.Square(), x, x @ w)
+    return problem, w, gf.exact.flat_minima(x, w, depth)
 
 
 def flow(depth, scale):
     """Where the flow ends, and what it keeps on the way."""
-    problem, _, minima = multilayer(depth)
-    start = problem.init(np.sqrt(5) * scale, seed=7)
-    run = gf.simulate(problem, start, gf.GradientFlow(), stop=gf.LossBelow(1e-20), rtol=1e-10, atol=1e-12)
-    return {
-        "ratio": gf.measure.sharpness(problem, run.end) / minima.bound,
-        "misalignment": 1 - gf.measure.alignment(problem, run.end).min() ** 2,
-        "drift": run.max_drift,
-        "excess": max(values.max() for values in gf.measure.rank_one_excess(problem, run.theta, start).values()),
-        "gap": gf.measure.rank_gap(problem, run.end).max(),
-    }
+    problem, _, minima = regression(depth)
+    start, tight = problem.init(np.sqrt(5) * scale, seed=7), {"rtol": 1e-10, "atol": 1e-12}
+    run = gf.simulate(problem, start, gf.GradientFlow(), stop=gf.LossBelow(1e-20), **tight)
+    ratio, gap = gf.measure.sharpness(problem, run.end) / minima.bound, gf.measure.rank_gap(problem, run.end).max()
+    excess = max(values.max() for values in gf.measure.rank_one_excess(problem, run.theta, start).values())
+    found = {"misalignment": 1 - gf.measure.alignment(problem, run.end).min() ** 2, "drift": run.max_drift}
+    return found | {"ratio": ratio, "gap": gap, "excess": excess}
 
 
 @PAPER.figure(minutes=0.3, claims=8, small={"scales": {3: (0.003, 0.1, 0.5), 5: (0.05, 0.4)}})
@@ -51,43 +44,30 @@ def flow_sharpness(scales=SCALES):
 
     Crosses at the left: the balanced minimum, the limit of small scales.
     """
-    fig, axes = gf.plots.subplots(
-        1, 2, xlabel="scale of the start", xscale="log", yscale="log",
-        ylabel=[r"sharpness $S / (2 L a)$ at the end", r"misalignment $1 - \langle u_k, v_{k+1}\rangle^2$"],
-    )  # fmt: skip
-    found, explicit, balanced = [], [], {}
+    labels = [r"sharpness $S / (2 L a)$ at the end", r"misalignment $1 - \langle u_k, v_{k+1}\rangle^2$"]
+    fig, axes = gf.plots.subplots(1, 2, xlabel=SCALE, ylabel=labels, xscale="log", yscale="log")
+    parts, explicit, balanced = [], [], {}
     for depth, colour in gf.plots.coloured(scales):
-        problem, w, minima = multilayer(depth)
+        problem, w, minima = regression(depth)
         aligned = problem.with_data(np.eye(5), w).init(scheme="aligned")
         explicit.append(gf.measure.sharpness(problem, aligned) / minima.balanced - 1)
         balanced[depth] = minima.balanced / minima.bound
-        found.append(gf.sweep(flow, depth=[depth], scale=scales[depth]))
+        parts.append(gf.sweep(flow, depth=[depth], scale=scales[depth]))
         for ax, name in zip(axes, ("ratio", "misalignment"), strict=True):
-            gf.plots.lines(ax, found[-1][name], label="{} layers", color=colour, marker="o")
+            gf.plots.lines(ax, parts[-1][name], label="{} layers", color=colour, marker="o")
         axes[0].plot(0.002, balanced[depth], "x", color=colour)
-    found = xarray.concat(found, "depth", join="outer")
-    over_balanced = found.ratio.sel(depth=3) / balanced[3]
+    found = xarray.concat(parts, "depth", join="outer")
+    smallest, largest = found.ratio.loc[3, [0.003, 0.5]]
     return fig, found, [
         gf.Claim("lower_bound", "S >= 2 L a |w*|^(2-2/L) at every minimum reached", found.ratio.min(), above=1 - 1e-9),
-        gf.Claim("balanced_sharpness", "the Hessian of the balanced minimum has top eigenvalue S_bal",
-                 np.abs(explicit), below=1e-8),
-        gf.Claim("balanced_five", "S_bal = 10.564939 for five layers", multilayer(5)[2].balanced,
-                 expected=10.564939, within=1e-6),
-        gf.Claim("small_scale_limit", "three layers, scale 0.003: S = S_bal, relative",
-                 abs(over_balanced.sel(scale=0.003) - 1), below=1e-4),
-        gf.Claim("scale_matters", "scale 0.5: S over S_bal", over_balanced.sel(scale=0.5), above=1.5),
+        gf.Claim("balanced_sharpness", "that of the balanced minimum is S_bal, relative", np.abs(explicit), below=1e-8),
+        gf.Claim("balanced_five", "S_bal for five layers", regression(5)[2].balanced, expected=10.564939, within=1e-6),
+        gf.Claim("small_scale_limit", "scale 0.003: S = S_bal, relative", abs(smallest / balanced[3] - 1), below=1e-4),
+        gf.Claim("scale_matters", "scale 0.5: S over S_bal", largest / balanced[3], above=1.5),
         gf.Claim("balancedness", "W_{k+1}^T W_{k+1} - W_k W_k^T is constant", found.drift.max(), below=1e-8),
-        gf.Claim("rank_one_alignment", "rank, norm and alignment bounds from D_k hold at all times",
-                 found.excess.max(), below=1e-9),
-        gf.Claim("rank_one", "scale 0.003: |W_k|_F^2 - |W_k|_2^2 at the end", found.gap.sel(depth=3, scale=0.003),
-                 below=2e-4),
+        gf.Claim("rank_one_alignment", "bounds of rank, norm, alignment at all times", found.excess.max(), below=1e-9),
+        gf.Claim("rank_one", "scale 0.003: |W_k|_F^2 - |W_k|_2^2 at the end", found.gap.loc[3, 0.003], below=2e-4),
     ]  # fmt: skip
-
-
-def finished(runs, values):
-    """Values (runs, ...) of those that went on to the end, NaN for the others."""
-    values[runs.status != gf.Status.REACHED_END] = np.nan
-    return values
 
 
 @PAPER.figure(minutes=0.3, claims=6, small={"scales": (0.25, 0.4), "repetitions": 2, "steps": (0.07, 0.1)})
@@ -98,7 +78,7 @@ def descent_sharpness(scales=STARTS, repetitions=4, steps=tuple(STEPS)):
     Descent ends below 2/step, or diverges at large scales (not drawn); with step 0.1 > 1/(L a) = 0.095 it does not
     converge, and what is drawn is where it stopped.
     """
-    problem, w, minima = multilayer(10)
+    problem, w, minima = regression(10)
 
     def start(scale, seed=7):
         return problem.init(np.sqrt(5) * scale, seed=seed)
@@ -106,39 +86,29 @@ def descent_sharpness(scales=STARTS, repetitions=4, steps=tuple(STEPS)):
     def descent(step, scale):
         starts = np.array([start(scale, 7 + k) for k in range(repetitions)])
         runs = gf.simulate(problem, starts, gf.GD(step), t_end=step * STEPS[step], save_at=2)
-        end = finished(runs, runs.end)
-        return {
-            "start": gf.measure.sharpness(problem, starts).mean(),
-            "sharpness": ("run", gf.measure.sharpness(problem, end)),
-            "squared_distance": ("run", ((gf.measure.effective_map(problem, end)[:, 0] - w) ** 2).sum(1)),
-        }
+        end = np.where((runs.status == gf.Status.REACHED_END)[:, None], runs.end, np.nan)
+        distance = ((gf.measure.effective_map(problem, end)[:, 0] - w) ** 2).sum(1)
+        before, after = gf.measure.sharpness(problem, starts), gf.measure.sharpness(problem, end)
+        return {"start": before.mean(), "sharpness": ("run", after), "squared_distance": ("run", distance)}
 
     runs = gf.sweep(descent, step=steps, scale=scales)
-    fig, ax = gf.plots.subplots(xlabel="scale of the start", ylabel="sharpness", yscale="log", ylim=(5, 3e4))
+    fig, ax = gf.plots.subplots(xlabel=SCALE, ylabel="sharpness", yscale="log", ylim=(5, 3e4))
     gf.plots.lines(ax, runs.start[0], color="k", label="start")
     look = {"label": "$h = {:g}$", "dynamics": gf.GD(1.0), "marker": "o"}
     for line, h in zip(gf.plots.lines(ax, runs.sharpness.mean("run"), **look), steps, strict=True):
         ax.axhline(2 / h, color=line.get_color(), linestyle="--", linewidth=1.0)
-    upper = 8 * 10 * np.linalg.norm(problem.x, 2) ** 2 / 50
-    for value, label in ((minima.bound, r"$2La$, $8L\lambda_{\max}$"), (upper, None)):
-        gf.plots.reference(ax, value, label, number=1)
-    drifts = [
-        gf.simulate(problem, start(0.35), gf.GD(step), t_end=100.0, save_at=11).max_drift
-        for step in (0.02, 0.01, 0.005)
-    ]
-    edge, distance = runs.sel(step=0.07, scale=0.4), runs.squared_distance
-    edge = edge.sharpness[edge.squared_distance < 1e-8] * 0.07 / 2
+    gf.plots.reference(ax, minima.bound, r"$2La$, $8L\lambda_{\max}$", number=1)
+    gf.plots.reference(ax, 80 * np.linalg.norm(problem.x, 2) ** 2 / 50, number=1)
+    drifts = [gf.simulate(problem, start(0.35), gf.GD(h), 100.0, save_at=11).max_drift for h in (0.02, 0.01, 0.005)]
+    distance, flattest = runs.squared_distance, runs.sharpness.loc[:0.09, 0.25]
+    edge = runs.sharpness.loc[0.07, 0.4][distance.loc[0.07, 0.4] < 1e-8] * 0.07 / 2
     return fig, runs, [
         gf.Claim("below_two_over_step", "step 0.07, scale 0.4: S <= 2/h where converged", edge, below=1 + 1e-6),
         gf.Claim("edge", "and S is just below it", edge, above=0.98),
-        gf.Claim("above_critical", "step 0.1 > 1/(L a): no run converges, |w - w*|^2", distance.sel(step=0.1).min(),
-                 above=1e-3),
-        gf.Claim("below_critical", "step 0.07 < 1/(L a), scale 0.25: all runs converge, |w - w*|^2",
-                 distance.sel(step=0.07, scale=0.25), below=1e-8),
-        gf.Claim("flat", "scale 0.25: S is at most 1.2 times 2 L a, whatever the step",
-                 runs.sharpness.sel(scale=0.25)[runs.step < 0.1] / minima.bound, above=1.0, below=1.2),
-        gf.Claim.halves("gd_drift", "descent breaks balance at first order: halving h halves the drift at t = 100",
-                        drifts, within=0.2),
+        gf.Claim("above_critical", "step 0.1 > 1/(L a): least |w - w*|^2", distance.loc[0.1].min(), above=1e-3),
+        gf.Claim("below_critical", "step 0.07, scale 0.25: all |w - w*|^2", distance.loc[0.07, 0.25], below=1e-8),
+        gf.Claim("flat", "scale 0.25, other steps: S over 2 L a", flattest / minima.bound, above=1.0, below=1.2),
+        gf.Claim.halves("gd_drift", "halving h halves the drift of the balance at t = 100", drifts, within=0.2),
     ]  # fmt: skip
 
 
@@ -152,28 +122,27 @@ def critical_step(depths=(5, 10, 20, 40), repetitions=10, steps=25, iterations=1
     readout = gf.data.unit_rows(np.random.default_rng(3).standard_normal((1, 5)))
 
     def descent(depth, step):
-        problem, w, _ = regression(gf.ResidualLinear(depth, 5, readout), depth)
+        problem, w, _ = regression(depth, gf.ResidualLinear(depth, 5, readout))
         starts = np.array([problem.init(strength / np.sqrt(depth), seed=k) for k in range(repetitions)])
         last = step * np.arange(iterations - 100, iterations + 1)
         runs = gf.simulate(problem, starts, gf.GD(step), t_end=step * iterations, save_at=last)
-        squared = finished(runs, ((runs.measure(gf.measure.effective_map)[:, :, 0] - w) ** 2).mean(2))
+        squared = ((runs.measure(gf.measure.effective_map)[:, :, 0] - w) ** 2).mean(2)
+        squared[runs.status != gf.Status.REACHED_END] = np.nan
         return {"distance": ("run", squared[:, -1]), "furthest": ("run", squared.max(1))}
 
     fig, ax = gf.plots.subplots(xlabel="step", ylabel=r"mean of $|w - w_*|^2 / d$", xscale="log", ylim=(-0.01, 0.21))
-    converged, never = {}, {}
+    claims = []
     for depth, colour in gf.plots.coloured(depths):
-        critical = 2 / multilayer(depth)[2].bound
+        critical = 2 / regression(depth)[2].bound
         grid = np.unique(np.append(np.geomspace(1e-2, 10**-0.3, steps), [0.75 * critical, 1.1 * critical]))
         runs = gf.sweep(descent, depth=[depth], step=grid)
         gf.plots.lines(ax, runs.distance.mean("run"), label="$L = {}$", color=colour, marker=".")
         ax.axvline(critical, color=colour, linestyle="--", linewidth=1.0)
         furthest = runs.furthest.fillna(np.inf)
-        converged[depth] = furthest.sel(step=slice(0.7500001 * critical)).max()
-        never[depth] = furthest.sel(step=slice(1.0999999 * critical, None)).min()
-    return fig, gf.plots.drawn(fig), [
-        gf.Claim(f"converges_{depth}", f"L = {depth}: all runs converge for steps <= 0.75/(L a)", converged[depth],
-                 below=1e-6) for depth in depths if depth <= 20
-    ] + [
-        gf.Claim(f"never_{depth}", f"L = {depth}: none converges for steps >= 1.1/(L a)", never[depth], above=1e-6)
-        for depth in depths if depth <= 20
-    ]  # fmt: skip
+        most = furthest.sel(step=slice(0.7500001 * critical)).max()
+        least = furthest.sel(step=slice(1.0999999 * critical, None)).min()
+        claims += [
+            gf.Claim(f"converges_{depth}", f"L = {depth}: all converge for steps <= 0.75/(L a)", most, below=1e-6),
+            gf.Claim(f"never_{depth}", f"L = {depth}: none converges for steps >= 1.1/(L a)", least, above=1e-6),
+        ] if depth <= 20 else []  # fmt: skip
+    return fig, gf.plots.drawn(fig), claims
