@@ -78,8 +78,8 @@ def angle(coupling=0.04, strength=0.004, steps=(1.0, 0.5, 0.25, 0.125), t_end=30
     Crosses: the law of the angle without penalty, t = k pi int dphi/((pi - phi) sin phi), which is derived here.
     """
     (problem, start), l1 = recipe(), gf.penalties.L1()
-    times, tight = np.linspace(0, t_end, 61), {"rtol": 1e-10, "atol": 1e-12}
-    free = gf.simulate(problem, start, gf.SphereFlow(), t_end, save_at=times, **tight)
+    times, tight = np.arange(0.0, max(t_end, 30.0) + 0.25, 0.5), {"rtol": 1e-10, "atol": 1e-12}
+    free = gf.simulate(problem, start, gf.SphereFlow(), times[-1], save_at=times, **tight)
     tied = gf.simulate(problem, start, gf.SphereFlow(l1, strength, coupling), 2000.0, save_at=[*times, 2000.0], **tight)
     theta = problem.angle(free.theta)
     law, elapsed = gf.exact.sphere_angle(times, theta[0], 5), gf.exact.sphere_angle_time(theta[40], theta[0], 5)
