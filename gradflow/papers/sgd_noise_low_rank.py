@@ -126,7 +126,7 @@ def ridge_covariance(steps=400_000, step=0.1, decay=0.05):
     running = ((run.theta[1:] - exact.mean) ** 2).sum(1).cumsum() / np.arange(1, steps + 1)
     kept, trace = np.unique(np.geomspace(1, steps, 400).astype(int)), np.trace(exact.covariance)
     fig, ax = gf.plots.subplots(xlabel="step", ylabel=r"mean of $|w - w_*|^2$", xscale="log")
-    gf.plots.lines(ax, running[kept - 1], kept, dynamics=rule, label="mean over the iterates")
+    gf.plots.lines(ax, running[kept - 1], kept, color=gf.plots.colours(rule), label="mean over the iterates")
     gf.plots.reference(ax, trace, label="trace of the covariance")
     return fig, gf.plots.drawn(fig), [
         gf.Claim("ridge_trace", "the covariance has trace 0.0196517", trace, expected=0.0196517, within=1e-7),
