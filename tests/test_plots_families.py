@@ -56,6 +56,10 @@ def test_lists_set_panels_one_by_one_and_other_values_all():
     assert [ax.get_title() for ax in axes.flat] == list("abcd")
     assert {ax.get_yscale() for ax in axes.flat} == {"log"}
     assert {ax.get_xlim() for ax in axes.flat} == {(1.0, 7.0)}
+    fig, (limited, free) = plots.subplots(1, 2, ylim=[(0, 7), None])
+    free.plot([0, 1], [0, 100])
+    assert limited.get_ylim() == (0.0, 7.0)
+    assert free.get_ylim()[1] > 100
     with pytest.raises(ValueError, match="title: 3 values for 4 panels"):
         plots.subplots(2, 2, title=list("abc"))
 

@@ -36,8 +36,7 @@ def certificates(steps=(0.05, 0.025, 0.0125, 0.00625), certified=(0.1, 0.05, 0.0
     h|e_1| (dotted) and the a-posteriori bound (dashed). Right: norm and alignment of the end-to-end map of depth two,
     with the closed form (crosses), and the smallest eigenvalue of the Hessian, which is -|w - teacher| there.
     """
-    titles, limits = ["depth 2", "depth 3", "depth 2"], [(1e-5, 1), (1e-5, 1), None]
-    fig, axes = gf.plots.subplots(1, 3, title=titles, ylim=limits, xlabel=T)
+    fig, axes = gf.plots.subplots(1, 3, ylim=[(1e-5, 1), (1e-5, 1), None])
 
     def measured(depth):
         flow, _ = near_zero(depth, horizons[depth - 2])
@@ -62,6 +61,8 @@ def certificates(steps=(0.05, 0.025, 0.0125, 0.00625), certified=(0.1, 0.05, 0.0
     names = [r"norm $r$", r"alignment $c$", r"$\lambda_{\min}$"]
     gf.plots.lines(axes[2], [norm, cosine, runs.lowest[0]], flow.t, label=names)
     gf.plots.lines(axes[2], exact, flow.t, color="k", marker="x", markersize=4, linestyle="")
+    for ax, depth in zip(axes, (2, 3, 2), strict=True):
+        ax.set_xlabel(f"time $t$, depth {depth}")
     return fig, runs, [
         gf.Claim("closed_form_n2", "r, c equal the closed form", np.abs(exact - np.array([norm, cosine])), below=1e-9),
         gf.Claim.halves("first_order", "halving h halves the distance, depth 2", runs.distance[0, 1:], within=0.05),

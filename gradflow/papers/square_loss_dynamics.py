@@ -169,13 +169,13 @@ def digits(radii=(1.0, 30.0), decays=(0.0, 1e-2), flows=((0.0, 1.0), (1e-2, 1.0)
     end, margins, shown = full.rho[..., -1], full.margins / full.rho[..., -1], ["NC1", "NC3", "NC4"]
     fig, axes = gf.plots.subplots(
         1, 3, xlabel=[r"time $t = k h$", r"normalised margin $y f_V(x)$", ""], xscale=["log", "linear", "linear"],
-        ylabel=[r"$\rho$", "images", "distance from collapse"], yscale=["log", "log", "linear"],
+        ylabel=[r"$\rho$", "images", "distance from collapse"], yscale=["log", "linear", "linear"],
         xlim=[(1e-2, 1.5 * t_end), (-0.06, 0.3), (-0.5, 2.5)])  # fmt: skip
     for i, (decay, colour) in enumerate(gf.plots.coloured(decays)):
         look = {"color": colour, "label": rf"$\lambda = {decay:g}$"}
         gf.plots.lines(axes[0], full.rho[i], **look)
         gf.plots.lines(axes[0], noisy.rho[i], color=colour, linestyle=":")
-        axes[1].hist(margins[i, -1], bins=np.linspace(-0.06, 0.28, 35), alpha=0.6, **look)
+        axes[1].hist(margins[i, -1], bins=np.linspace(-0.06, 0.28, 35), log=True, alpha=0.6, **look)
         axes[2].plot(shown, [full[name][i, -1] for name in shown], "o", **look)
     gf.plots.lines(axes[0], flow.rho, color="k", linestyle="--")
     pairs = [(flow.isel(at=k), full.sel(decay=decay, rho0=rho0)) for k, (decay, rho0) in enumerate(flows)]

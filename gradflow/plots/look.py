@@ -98,7 +98,8 @@ def subplots(rows: int = 1, columns: int = 1, **options) -> tuple[Any, Any]:
         Of panels.
     **options : dict
         What axes can be set to (``xlabel``, ``ylabel``, ``title``, ``xscale``, ``yscale``, ``ylim``, ...): a list holds
-        one value for each panel, row by row, anything else is for all. The others are for matplotlib.
+        one value for each panel, row by row (None leaves it as it is), anything else is for all. Points that are not
+        positive are left out on logarithmic scales. Other options are for matplotlib.
 
     Returns
     -------
@@ -124,7 +125,8 @@ def subplots(rows: int = 1, columns: int = 1, **options) -> tuple[Any, Any]:
         for place, ax in enumerate(figure.axes):
             for name, value in settings.items():
                 chosen = value[place] if isinstance(value, list) else value
-                getattr(ax, f"set_{name}")(chosen, **({"nonpositive": "mask"} if chosen == "log" else {}))
+                if chosen is not None:
+                    getattr(ax, f"set_{name}")(chosen, **({"nonpositive": "mask"} if chosen == "log" else {}))
         return figure, axes
 
 
