@@ -12,7 +12,6 @@ import gradflow as gf
 
 PAPER = gf.Paper.cited(__name__, __doc__)
 DISTANCE = [(0.01939, 0.009743, 0.004882, 0.002444), (0.02858, 0.01420, 0.007072, 0.003529)]  # depths 2 and 3
-T = r"time $t$"
 
 
 def near_zero(depth, t_end):
@@ -85,7 +84,7 @@ def linear_and_relu(widths, x, y, step, ratios, t_end, **options):
     networks; the flow and its comparison with the runs.
     """
     fig, axes = gf.plots.subplots(
-        2, 2, title=["linear", "linear", "relu", "relu"], xlabel=T, yscale=["log", "linear"] * 2,
+        2, 2, title=["linear", "linear", "relu", "relu"], xlabel="time $t$", yscale=["log", "linear"] * 2,
         ylabel=["training loss", r"distance to GD with $\eta_0$"] * 2)  # fmt: skip
     times, found = np.linspace(0, t_end, 51), {}
     for activation, row in zip(("relu", "linear"), axes[::-1], strict=True):

@@ -13,11 +13,9 @@ import gradflow as gf
 PAPER = gf.Paper.cited(__name__, __doc__)
 DECADES, RATIO, CHANGE = r"$\log_{10}(1/\ell)$", r"$|W_l|_2 / |W_l|_F$", "change of entries"
 RELU_TAIL = {  # seed -> log of the loss at the end, and |W_l|_2/|W_l|_F there by Runge-Kutta steps over the kinks
-    0: (-592, (0.642, 0.742, 0.945, 0.910)),
-    1: (-607, (0.724, 0.697, 0.926, 0.935)),
-    2: (-720, (0.861, 0.762, 0.924, 0.947)),
-    3: (-1308, (0.714, 0.671, 0.960, 0.972)),
-}
+    0: (-592, (0.642, 0.742, 0.945, 0.910)), 1: (-607, (0.724, 0.697, 0.926, 0.935)),
+    2: (-720, (0.861, 0.762, 0.924, 0.947)), 3: (-1308, (0.714, 0.671, 0.960, 0.972)),
+}  # fmt: skip
 
 
 def separable(rng, x, y, widths, relus):
@@ -64,9 +62,9 @@ def deep_linear(log_loss=-17_500):
     fig, axes = gf.plots.subplots(
         1, 3, xlabel=DECADES, ylabel=[RATIO, r"$1 - |\langle u_l, v_{l+1}\rangle|$", "margin over norm"],
         xscale="log", yscale=["linear", "log", "linear"], ylim=[(0.2, 1.03), None, None])  # fmt: skip
-    gf.plots.lines(axes[0], ratios.T, decades, label="$W_{}$")
     least = gf.measure.spectral_ratio_bound(problem, run.theta, theta0)
-    gf.plots.lines(axes[0], least.T[:2], decades, linestyle="--", linewidth=1.0)
+    gf.plots.lines(axes[0], ratios.T, decades, label="$W_{}$")
+    gf.plots.lines(axes[0], least.T, decades, linestyle="--", linewidth=1.0)
     turned = 1 - gf.measure.alignment(problem, run.theta)
     gf.plots.lines(axes[1], turned.T, decades, label=["layers 1, 2", "layers 2, 3"])
     gf.plots.lines(axes[2], margins, decades)
@@ -166,10 +164,11 @@ def digits(decades=300.0, n=60, width=16, step=0.1, batch=10, epochs=10_000, see
     theta0, rule = problem.init(seed=1, scheme="xavier"), gf.SGD(step, batch_size=batch, seed=2)
     run, places, ratios = down(problem, theta0, decades, rtol=1e-6, first=0.2)
     noisy = gf.simulate(problem, theta0, rule, t_end=step * epochs * n / batch, save_at="log")
-    stochastic, least = gf.measure.spectral_ratio(problem, noisy.theta), np.full(ratios.shape, np.nan)
-    least[:, 2:4] = gf.measure.spectral_ratio_bound(problem, run.theta, theta0)[:, 2:4]
-    labels = {"xlabel": [DECADES, r"time $t = k h$"], "ylabel": [RATIO, ""]}
-    fig, axes = gf.plots.subplots(1, 2, sharey=True, xscale="log", ylim=(0.2, 1.03), **labels)
+    stochastic = gf.measure.spectral_ratio(problem, noisy.theta)
+    least = gf.measure.spectral_ratio_bound(problem, run.theta, theta0)
+    fig, axes = gf.plots.subplots(
+        1, 2, xlabel=[DECADES, r"time $t = k h$"], ylabel=[RATIO, ""], xscale="log", ylim=(0.2, 1.03), sharey=True
+    )
     gf.plots.lines(axes[0], ratios.T, places, label="$W_{}$")
     gf.plots.lines(axes[1], stochastic.T, noisy.t, label="$W_{}$")
     gf.plots.lines(axes[0], least.T, places, linestyle="--", linewidth=1.0)

@@ -69,8 +69,7 @@ def rho_and_margin(radii=(0.01, 1.0, 5.0, 10.0, 30.0, 100.0), decays=(0.0, 1e-3,
 @PAPER.figure(minutes=0.1, claims=7)
 def neural_collapse(decay=1e-3, classes=3, per_class=6, t_end=4000.0):
     """Collapse of a linear network 18-10-3 on orthonormal inputs: within-class scatter (NC1), distance of the class
-    means from a simplex (NC2) and from the last layer (NC3). The closed form of the collapsed equilibrium is derived
-    here.
+    means from a simplex (NC2) and from the last layer (NC3). The closed form of the limit is derived here.
     """
     x, y = np.eye(classes * per_class), np.repeat(np.eye(classes), per_class, axis=0)
     problem = gf.Problem(gf.DeepLinear([len(x), 10, classes]), gf.losses.Square(), x, y)
@@ -104,14 +103,14 @@ def plain_and_polar(decay=0.01, radii=(1.2, 0.8, 1.0), t_end=20.0):
     polar = gf.simulate(problem, scaled, gf.PolarFlow(angular_rate=gf.PowerRate(1, -2)), t_end, **tight)
     lm = gf.simulate(free, start(free, 0.1, turned=False), gf.LMFlow(decay), 50.0, save_at=4001, **tight)
     norms, fall, spent = plain.measure(gf.measure.layer_norms), lm.loss[0] - lm.loss[-1], gf.measure.dissipation(lm)
-    imbalance, law = norms[:, 0] ** 2 - norms[:, 1] ** 2, 0.8 * np.exp(-4 * decay * plain.t)
+    imbalance, law = norms[:, 0] ** 2 - norms[:, 1] ** 2, (radii[0] ** 2 - radii[1] ** 2) * np.exp(-4 * decay * plain.t)
     fig, axes = gf.plots.subplots(1, 2, xlabel=T, ylabel=["norms of the layers", "imbalance"])
     gf.plots.lines(axes[0], norms.T, plain.t, label="$|W_{}|$")
     gf.plots.lines(axes[0], polar.records["radius"].T, polar.t, label=r"polar $\rho_k$", color="k", linestyle=":")
     gf.plots.lines(axes[1], imbalance, plain.t, label=r"$\rho_1^2 - \rho_2^2$", dynamics=plain.dynamics)
     gf.plots.lines(axes[1], law, plain.t, label=r"$0.8\, e^{-4\lambda t}$", color="#D55E00", linestyle="--")
     return fig, gf.plots.drawn(fig), [
-        gf.Claim("plain_vs_polar", "it is polar with rates 1, 1/rho_k^2", abs(plain.theta - polar.theta), below=1e-9),
+        gf.Claim("plain_vs_polar", "plain is polar, rates 1, 1/rho_k^2", abs(plain.theta - polar.theta), below=1e-9),
         gf.Claim("imbalance", "rho_1^2 - rho_2^2 = 0.8 exp(-4 lambda t)", abs(imbalance - law).max(), below=1e-9),
         gf.Claim("imbalance_end", "at t = 20", imbalance[-1], expected=0.359463171, within=1e-9),
         gf.Claim("dissipation", "normalised flow: L(0) - L(T) = int rho'^2 + |V'|^2 dt", abs(fall - spent), below=1e-9),
