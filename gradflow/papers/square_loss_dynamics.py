@@ -147,12 +147,11 @@ def relu_reference(runs=((0.1, 0.1), (0.1, 1.0), (0.1, 3.0), (0.01, 0.1), (0.01,
 @PAPER.figure(minutes=2, claims=8, small={"batch": 50, "flows": ((1e-2, 1.0),)})
 def digits(radii=(1.0, 30.0), decays=(0.0, 1e-2), flows=((0.0, 1.0), (1e-2, 1.0), (1e-2, 30.0)), n=200, width=20,
            step=0.01, batch=20, t_end=200.0, seed=0):  # fmt: skip
-    """Handwritten 3 and 5 (200 images of 14 x 14 pixels of norm one), ReLU 196-20-1, normalised layers.
-
-    Left: rho(t) by full-batch (full) and stochastic (dotted) normalised descent from two starts, and by the normalised
-    flow through its kinks (black, dashed); without decay from the small start only, as from the large one it crosses
-    23,000 kinks in 38,000 steps, more than two minutes, to end at rho = 30.02. Middle: normalised margins at the end
-    from the large start. Right: collapse of the features (NC1, NC3, NC4; NC2 is 0 for two classes).
+    """Handwritten 3 and 5 (200 images of 14 x 14 pixels of norm one), ReLU 196-20-1. Left: rho(t) by full-batch (full)
+    and stochastic (dotted) normalised descent, and by the normalised flow through its kinks (black, dashed); without
+    decay from the small start only, as from the large one it takes 38,000 steps over 23,000 kinks, more than two
+    minutes, and ends at 30.02. Middle: normalised margins at the end from the large start. Right: collapse of the
+    features there (NC1, NC3, NC4; NC2 is 0 for two classes).
     """
     x, y = gf.data.mnist(classes=(3, 5), n=n, pool=2, seed=seed)
     problem = gf.Problem(gf.FullyConnected([x.shape[1], width, 1]), gf.losses.Square(), gf.data.unit_rows(x), y)
