@@ -51,6 +51,12 @@ def test_lines_for_the_same_share_colour_and_legend():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0.1", "0.2"]
 
 
+def test_the_start_at_time_zero_does_not_stretch_a_logarithmic_panel():
+    fig, ax = plots.subplots(xscale="log")
+    plots.lines(ax, [-1000.0, 1.0, 2.0], [0.0, 0.1, 1.0])
+    assert ax.get_ylim()[0] > 0.9
+
+
 def test_lists_set_panels_one_by_one_and_other_values_all():
     fig, axes = plots.subplots(2, 2, title=list("abcd"), yscale="log", xlim=(1, 7), sharex=True)
     assert [ax.get_title() for ax in axes.flat] == list("abcd")

@@ -17,7 +17,7 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
     Parameters
     ----------
     ax : Axes
-        Its scales stay as they are; see :func:`subplots`.
+        Its scales stay as they are, see :func:`subplots`; on a logarithmic one places up to 0 are left out.
     rows : array_like (lines, points) or (points,)
         Heights. A DataArray, as of :func:`gradflow.sweep`, brings `x` and `of` along as its coordinates.
     x : array_like (points,) or (lines, points), optional
@@ -56,8 +56,11 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
     names = [None] * count if label is None else [label.format(v) for v in of] if isinstance(label, str) else label
     colour = dict(coloured(dict.fromkeys(of), dynamics))
     drawn = []
-    for places, height, name, kind in zip(np.broadcast_to(x, heights.shape), heights, names, of, strict=True):
-        drawn += ax.plot(places, height, label=name, **({"color": colour[kind]} | look))
+    places = np.broadcast_to(x, heights.shape)
+    if ax.get_xscale() == "log":
+        heights = np.where(places > 0, heights, np.nan)
+    for place, height, name, kind in zip(places, heights, names, of, strict=True):
+        drawn += ax.plot(place, height, label=name, **({"color": colour[kind]} | look))
     return drawn
 
 
