@@ -9,6 +9,7 @@ beside a matrix of the same source is a part of that matrix, W + I.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -86,6 +87,7 @@ class Interface:
         return f"|{term}{' rows' if term.side == 'in' else ' columns'}|^2"
 
 
+@lru_cache(maxsize=64)
 def interfaces(network, absorb=True) -> tuple[Interface, ...]:
     """All interfaces of a network; `absorb`: whether an identity skip may become part of a matrix."""
     if isinstance(network, Feedforward):

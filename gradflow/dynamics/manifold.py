@@ -10,7 +10,7 @@ from gradflow.dynamics.flow import GradientFlow
 from gradflow.dynamics.groups import norms, spread
 from gradflow.dynamics.normalized import LMFlow, lm_layout
 from gradflow.dynamics.polar import PolarFlow, WeightNormFlow, layout
-from gradflow.invariants import invariant_decay, invariant_names, kernel_basis
+from gradflow.invariants import conserved_interfaces, invariant_decay, invariant_names, kernel_basis
 from gradflow.networks import Diagonal
 
 
@@ -21,8 +21,9 @@ def manifold(problem, dynamics):
     -------
     object
         ``values(state)``, one vector; ``decay`` (the same length), the rates of their exponential laws;
-        ``put_back(state, target, fresh)``, a state near the given one with these values; ``operations``, about so many
-        floating point operations for one way back.
+        ``put_back(state, target)``, a state near the given one with these values; ``put_back_all(states, targets)``,
+        the same in place for rows in the order of time, with a row of targets for each or one for all; ``operations``,
+        about so many floating point operations for one way back.
 
     Raises
     ------
@@ -59,10 +60,10 @@ def manifold(problem, dynamics):
 
 def _plain(problem, rates):
     """Of the plain flow, None if there are none."""
+    if not isinstance(problem.network, Diagonal):
+        return Balance(problem, rates) if conserved_interfaces(problem, rates or {}) else None
     if not invariant_names(problem, rates):
         return None
-    if not isinstance(problem.network, Diagonal):
-        return Balance(problem, rates)
     return Pairs(problem, rates) if problem.network.signed else Kernel(problem, rates)
 
 
@@ -76,7 +77,20 @@ def _polar(problem, flow):
     return Spheres(layout(problem.network, flow.groups)[1], logarithms=bool(flow.log_directions))
 
 
-class Spheres:
+class OneByOne:
+    """What puts many states back one after the other."""
+
+    def put_back(self, state, target):
+        """A state near the given one where the conserved quantities are the target."""
+        raise NotImplementedError
+
+    def put_back_all(self, states, targets):
+        """The same in place for states (m, S) and targets (m, C), or (1, C) for all."""
+        for state, target in zip(states, np.broadcast_to(targets, (len(states), targets.shape[1])), strict=True):
+            state[:] = self.put_back(state, target)
+
+
+class Spheres(OneByOne):
     """Groups of fixed norm behind as many scales, or behind `first` of them; `logarithms`: of the entries' logs."""
 
     def __init__(self, starts, first=None, logarithms=False):
@@ -89,7 +103,7 @@ class Spheres:
         inner = state[self._first :]
         return norms(np.exp(inner) if self._logarithms else inner, self._starts)
 
-    def put_back(self, state, target, fresh=True):
+    def put_back(self, state, target):
         """The groups rescaled."""
         state = np.array(state)
         factor = spread(target / self.values(state), self._starts)
@@ -111,14 +125,18 @@ class Polar:
         """Of theta; the directions always have norm 1."""
         return self._plain.values(self._flow.unpack(self._problem, state))
 
-    def put_back(self, state, target, fresh=True):
+    def put_back(self, state, target):
         """By way of theta."""
-        return self._flow.pack(
-            self._problem, self._plain.put_back(self._flow.unpack(self._problem, state), target, fresh)
-        )
+        return self._flow.pack(self._problem, self._plain.put_back(self._flow.unpack(self._problem, state), target))
+
+    def put_back_all(self, states, targets):
+        """By way of theta."""
+        thetas = np.array(self._flow.unpack(self._problem, states))
+        self._plain.put_back_all(thetas, targets)
+        states[:] = [self._flow.pack(self._problem, theta) for theta in thetas]
 
 
-class LogDirections:
+class LogDirections(OneByOne):
     """Unit direction of a positive diagonal network, and the kernel part of log u + Psi(r), or of its power 2 - D."""
 
     def __init__(self, problem, flow):
@@ -134,7 +152,7 @@ class LogDirections:
         """log|u|, then one number for each direction of the kernel."""
         return np.concatenate([[0.5 * np.log(np.exp(2.0 * state[1:]).sum())], self._curved(state) @ self._basis])
 
-    def put_back(self, state, target, fresh=True):
+    def put_back(self, state, target):
         """Newton's method for the logarithms or powers: along K, and across it for the norm."""
         state = np.array(state)
         for _ in range(4):
@@ -151,7 +169,7 @@ class LogDirections:
         return state
 
 
-class Pairs:
+class Pairs(OneByOne):
     """u v, or u^(2-D) + v^(2-D), for each coordinate of a signed diagonal network."""
 
     def __init__(self, problem, rates):
@@ -171,7 +189,7 @@ class Pairs:
                 return u ** float(self._power) / self._up + v ** float(self._power) / self._down
             return np.sign(u * v) * np.abs(u) ** (1.0 / self._up) * np.abs(v) ** (1.0 / self._down)
 
-    def put_back(self, state, target, fresh=True):
+    def put_back(self, state, target):
         """Both entries multiplied by numbers near 1, by Newton's method for their logarithms."""
         u, v = (half.copy() for half in np.split(np.asarray(state), 2))
         for _ in range(4):
@@ -192,7 +210,7 @@ class Pairs:
         return np.concatenate([u, v])
 
 
-class Kernel:
+class Kernel(OneByOne):
     """K^T log|u|, or K^T u^(2-D), of an unsigned diagonal network: linear in the logarithms, or in the powers."""
 
     def __init__(self, problem, rates):
@@ -208,7 +226,7 @@ class Kernel:
         """One number for each direction of the kernel."""
         return self._curved(np.asarray(state)) @ self._basis
 
-    def put_back(self, state, target, fresh=True):
+    def put_back(self, state, target):
         """The missing part added to the logarithms or to the powers."""
         state = np.array(state)
         for _ in range(2):

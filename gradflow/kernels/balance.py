@@ -112,12 +112,12 @@ def _add_gram(out, left, right, factor, spare):
 
 
 @njit(**EXACT)
-def _balance(program, room, out):
+def _balance(program, rows, spare, out):
     """c of all groups."""
     out[:] = 0.0
     for t in range(program.terms.shape[0]):
-        own = _rows(program, t, room.rows)
-        _add_gram(_value(program, program.terms[t, GROUP], out), own, own, program.factors[t], room.first)
+        own = _rows(program, t, rows)
+        _add_gram(_value(program, program.terms[t, GROUP], out), own, own, program.factors[t], spare)
 
 
 @njit(**EXACT)
@@ -256,14 +256,14 @@ def _solve(program, room, tolerance):
 
 
 @njit(cache=True, **EXACT)
-def measure(program, room, theta, out):
-    """c at theta."""
-    _gather(program, theta, True, room.rows)
-    _balance(program, room, out)
+def measure(program, rows, spare, theta, out):
+    """c at theta, with room for the rows of all terms and for the largest product."""
+    _gather(program, theta, True, rows)
+    _balance(program, rows, spare, out)
 
 
-@njit(cache=True, **EXACT)
-def put_back(program, room, theta, target, tolerance, fresh):
+@njit(**EXACT)
+def _put_back(program, room, theta, target, tolerance, fresh):
     """Move theta so that c is the target, to a tolerance relative to the size of its terms; Newton steps taken.
 
     Without `fresh` the eigenvectors of the call before serve again, unless they turn out too old.
@@ -271,7 +271,7 @@ def put_back(program, room, theta, target, tolerance, fresh):
     before = np.inf
     for k in range(MOST_STEPS):
         _gather(program, theta, True, room.rows)
-        _balance(program, room, room.residual)
+        _balance(program, room.rows, room.first, room.residual)
         for i in range(target.size):
             room.residual[i] = target[i] - room.residual[i]
         _measure_sizes(program, room)
@@ -285,3 +285,13 @@ def put_back(program, room, theta, target, tolerance, fresh):
         _move(program, room, room.multiplier)
         theta += room.change
     return MOST_STEPS
+
+
+@njit(cache=True, **EXACT)
+def put_back_all(program, room, states, targets, tolerance, done):
+    """Move states (m, P), in the order of time, to targets (m, C) or (1, C), but for those that are done."""
+    fresh = True
+    for row in range(states.shape[0]):
+        if not done[row]:
+            _put_back(program, room, states[row], targets[min(row, targets.shape[0] - 1)], tolerance, fresh)
+            fresh = False

@@ -52,8 +52,8 @@ def _tile(rows, cols, shared):
 
 
 _2_5, _1_5, _5_1, _1_1 = (_tile(rows, cols, False) for rows, cols in ((2, 5), (1, 5), (5, 1), (1, 1)))
-_2_5_shared, _1_5_shared, _5_1_shared, _1_1_shared = (
-    _tile(rows, cols, True) for rows, cols in ((2, 5), (1, 5), (5, 1), (1, 1))
+_2_5_shared, _1_10_shared, _1_5_shared, _5_1_shared, _1_1_shared = (
+    _tile(rows, cols, True) for rows, cols in ((2, 5), (1, 10), (1, 5), (5, 1), (1, 1))
 )
 
 
@@ -73,6 +73,8 @@ def _block(height, width, inner, a, row_step, a_step, b, b_step, column_step, c,
 def _block_shared(height, width, inner, a, row_step, a_step, b, b_step, column_step, c, c_step):
     if width == 5 and height == 2:
         _2_5_shared(inner, a, row_step, a_step, b, b_step, column_step, c, c_step)
+    elif width == 10:
+        _1_10_shared(inner, a, row_step, a_step, b, b_step, column_step, c, c_step)
     elif width == 5:
         _1_5_shared(inner, a, row_step, a_step, b, b_step, column_step, c, c_step)
     elif height == 5:
@@ -87,6 +89,8 @@ def _multiply(shared, rows, cols, inner, a, row_step, a_step, b, b_step, column_
     height, width = 1, 1
     if cols >= 5:
         height, width = min(rows, 2) if _wide_registers() else 1, 5
+        if shared and rows == 1 and cols >= 10:
+            width = 10
     elif rows >= 5:
         height = 5
     i = 0

@@ -147,10 +147,12 @@ class Auto:
         """Go to the state of a snapshot, with the solver that made it."""
         own = {key: value for key, value in snapshot.items() if not key.startswith("before_")}
         name, following = own.pop("solver"), own.pop("successor", "")
-        self._bound_steps = own.pop("bound_steps", BOUND_STEPS)
+        bound_steps, self._bound_steps = self._bound_steps, own.pop("bound_steps", BOUND_STEPS)
         self._base = {k.removeprefix("before_"): v for k, v in snapshot.items() if k.startswith("before_")}
-        self._current, self._next = self._made(name, own["t"], own["state"], own.get("h") or None), following
+        if (type(self._current).__name__, bound_steps) != (name, self._bound_steps):
+            self._current = self._made(name, own["t"], own["state"], own.get("h") or None)
         self._current.restore(own)
+        self._next = following
 
     @property
     def counts(self) -> dict[str, int]:

@@ -13,9 +13,9 @@ import numpy as np
 from gradflow.status import Status
 from gradflow.steppers.saving import UNLIMITED
 
-SHARE = 0.12
+SHARE = 0.06
 """Part of the cost of the steps that the way back may take."""
-RAREST = 64
+RAREST = 128
 INSIDE = ("Explicit", "Auto", "Stabilised", "Stiff", "Adams", "Fixed")
 """Steppers whose path can be put back; of others only what they show."""
 
@@ -26,7 +26,7 @@ def steps_between(operations: float, flops: float) -> int:
     Examples
     --------
     >>> steps_between(7e4, 2e4), steps_between(7e4, 1e9)
-    (64, 1)
+    (128, 1)
     """
     step = 12.0 * (5e-7 + 3e-11 * flops)
     return int(min(RAREST, max(1.0, math.ceil((6e-5 + 8e-10 * operations) / (SHARE * step)))))
@@ -46,7 +46,7 @@ class Conserving:
     def __init__(self, stepper, manifold):
         self._inner, self._manifold = stepper, manifold
         self._from, self._reference = stepper.t, manifold.values(stepper.state)
-        self._every, self._back_at, self._shown = 0, 0, (math.nan, -1, stepper.state)
+        self._every, self._back_at, self._shown = 0, 0, None
         if type(stepper).__name__ in INSIDE:
             self._every = steps_between(manifold.operations, stepper.field.kernel.flops)
 
@@ -59,51 +59,67 @@ class Conserving:
             said = f"the path of {own} drifts from the conserved quantities; the states it shows were put back"
         return [*getattr(self._inner, "notes", []), said]
 
-    def _target(self, t: float) -> np.ndarray:
-        """What the conserved quantities are at a time, by the law of their decay."""
-        return self._reference * np.exp(-self._manifold.decay * (t - self._from))
+    def _targets(self, t) -> np.ndarray:
+        """Rows of what is conserved at times, by the law of its decay; one row if all of it is constant."""
+        if not self._manifold.decay.any():
+            return self._reference[None]
+        return self._reference * np.exp(-self._manifold.decay * (np.asarray(t)[..., None] - self._from))
 
-    def _on(self, t: float, state: np.ndarray) -> np.ndarray:
-        """A state that is shown."""
-        if t == self._from or not np.isfinite(state).all():
-            return state
-        return self._manifold.put_back(state, self._target(t), False)
+    def _show(self, t: np.ndarray, states: np.ndarray) -> np.ndarray:
+        """Put states back in place, at increasing times, but for the start and those that are not finite."""
+        shown = states[int(t.size > 0 and t[0] == self._from) :]
+        whole = np.isfinite(shown).all(1)
+        if whole.all():
+            if len(shown):
+                self._manifold.put_back_all(shown, self._targets(t[-len(shown) :]))
+        elif whole.any():
+            kept = shown[whole]
+            self._manifold.put_back_all(kept, self._targets(t[-len(shown) :][whole]))
+            shown[whole] = kept
+        return states
 
     def advance(
         self, t_end, *, save_at=None, saved=None, max_gradients=UNLIMITED, max_steps=UNLIMITED, loss_below=-math.inf
     ) -> Status:
         """As the other stepper does; see there."""
-        last = self._inner.counts["accepted"] + max_steps
+        accepted = self._inner.counts["accepted"]
+        last = accepted + max_steps
         limits = {"save_at": save_at, "saved": saved, "loss_below": loss_below}
         while True:
-            self._put_back()
-            accepted, known = self._inner.counts["accepted"], self._inner.t_before
+            if self._every and accepted % self._every == 0:
+                self._put_back(accepted)
+            known = self._inner.t_before
             room = self._every - accepted % self._every if self._every else UNLIMITED
             steps = min(room, last - accepted)
             status = self._inner.advance(t_end, max_gradients=max_gradients, max_steps=steps, **limits)
+            self._shown = None
             if save_at is not None and saved is not None:
-                for row in range(*np.searchsorted(save_at, [known, np.nextafter(self._inner.t, math.inf)])):
-                    t = save_at[row]
-                    saved[row] = self.state if t == self._inner.t else self._on(t, saved[row])
-            if status != Status.PAUSED or self._inner.counts["accepted"] >= last:
+                now = self._inner.t
+                first, after = np.searchsorted(save_at, [known, now])
+                self._show(save_at[first:after], saved[first:after])
+                if after < save_at.size and save_at[after] == now:
+                    saved[after] = self.state
+            if status != Status.PAUSED:
+                return status
+            accepted = self._inner.counts["accepted"]
+            if accepted >= last:
                 return status
 
-    def _put_back(self) -> None:
-        """Put the path back where its turn has come; a velocity that the stepper keeps costs one gradient."""
-        accepted = self._inner.counts["accepted"]
-        if not self._every or accepted == 0 or accepted % self._every or accepted == self._back_at:
+    def _put_back(self, accepted: int) -> None:
+        """Put the path back, once for a number of steps; a velocity that the stepper keeps costs one gradient."""
+        if accepted in (0, self._back_at):
             return
         snapshot = self._inner.snapshot()
         state, history = snapshot["state"], snapshot.get("history", snapshot.get("points"))
         if snapshot["t"] != self._inner.t or (history is not None and not np.array_equal(history[0], state)):
             return
         self._back_at = accepted
-        nearest = self._manifold.put_back(state, self._target(snapshot["t"]))
+        nearest = self._manifold.put_back(state, self._targets([snapshot["t"]])[0])
         if np.array_equal(nearest, state) or not np.isfinite(nearest).all():
             return
         if history is not None:
             history[0] = nearest
-        snapshot["state"] = nearest
+        snapshot["state"], self._shown = nearest, None
         if "velocity" in snapshot:
             velocity = np.empty_like(nearest)
             snapshot["value"] = self._inner.field(snapshot["t"], nearest, velocity)
@@ -114,17 +130,15 @@ class Conserving:
     @property
     def state(self) -> np.ndarray:
         """State after the last accepted step, put back."""
-        t, accepted = self._inner.t, self._inner.counts["accepted"]
-        if self._shown[:2] != (t, accepted):
-            self._shown = (t, accepted, self._on(t, self._inner.state))
-        return self._shown[2].copy()
+        if self._shown is None:
+            self._shown = self._show(np.array([self._inner.t]), self._inner.state[None])[0]
+        return self._shown.copy()
 
     def dense(self, t) -> np.ndarray:
         """States inside the last accepted step, put back."""
-        states = self._inner.dense(t)
-        if not np.ndim(t):
-            return self._on(float(t), states)
-        return np.stack([self._on(float(moment), state) for moment, state in zip(t, states, strict=True)])
+        times = np.atleast_1d(np.asarray(t, dtype=np.float64))
+        states = self._show(times, self._inner.dense(times))
+        return states if np.ndim(t) else states[0]
 
     def snapshot(self) -> dict:
         """That of the other stepper, with what is conserved."""
@@ -135,7 +149,7 @@ class Conserving:
         """Go to the state of a snapshot."""
         own = ("conserved", "conserved_from", "back_at")
         self._reference, self._from, self._back_at = (snapshot[name] for name in own)
-        self._shown = (math.nan, -1, self._reference)
+        self._shown = None
         self._inner.restore({name: value for name, value in snapshot.items() if name not in own})
 
     def __getattr__(self, name):
