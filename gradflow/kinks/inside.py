@@ -1,20 +1,76 @@
-"""Compiled proof that no pre-activation leaves its side inside a step, or doubt about it."""
+"""Compiled look inside a step: the first pre-activation that leaves its side, by proof, polynomial and root.
+
+The rules are those of :class:`gradflow.kinks.look.Lookout`.
+"""
+
+import math
 
 import numpy as np
-from numba import types
+from numba import njit
 
 from gradflow.kernels.matrices import multiply_nt
-from gradflow.kernels.procedures import address_of, integer_view, integers, keep, procedure, view
-from gradflow.kinks.passes import BIAS, DEPTH, HEAD, INPUTS, LAYER, OUTPUTS, SAMPLES, SIZE, UNITS, X, pass_forward
+from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, keep, procedure, view
+from gradflow.kernels.sums import sum_rows
+from gradflow.kinks.along import refine, theta_along
+from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
+from gradflow.kinks.frozen import largest, preactivations, row_of
+from gradflow.kinks.passes import BIAS, DEPTH, HEAD, INPUTS, OUTPUTS, SIZE, UNIT, WEIGHT, X, negative_from
 
-INT = types.int64
+
+@njit(**OPTIONS)
+def _ignore(signs, kinks, count):
+    """Watch no side of some kinks."""
+    kinks = integer_view(kinks, count)
+    for a in range(count):
+        signs[kinks[a]] = 0.0
+
+
+@procedure(INT(Desk, Wall))
+def watch_sides(desk_at, wall_at):
+    """Signs +1 and -1 of the sides that are watched, unless known, and the depths of violations; how many there are."""
+    desk = at(desk_at)
+    signs, live = view(desk.signs, desk.units), integer_view(desk.live, desk.units)
+    z, slack, theta = view(desk.z, desk.units), view(desk.slack, desk.units), desk.theta
+    if not desk.signs_known:
+        sigma = view(desk.sigma, desk.units)
+        for i in range(desk.units):
+            signs[i] = live[i] * (2.0 * sigma[i] - 1.0)
+        _ignore(signs, at(wall_at).kinks, at(wall_at).count)
+        _ignore(signs, desk.dark, desk.dark_count)
+        _ignore(signs, desk.fresh, desk.fresh_count)
+        desk.signs_known = 1
+    layout = integer_view(desk.layout, HEAD)
+    below = desk.input_scale
+    wrong = 0
+    for l in range(layout[DEPTH] - 1):
+        row = row_of(desk.layout, l)
+        start, count = row[UNIT], desk.samples * row[OUTPUTS]
+        weight = largest(theta + 8 * row[WEIGHT], row[INPUTS] * row[OUTPUTS])
+        below = max(largest(desk.z + 8 * start, count), 1e-2 * weight * below)
+        depth = desk.wrong * below
+        for i in range(start, start + count):
+            slack[i] = depth
+            wrong += signs[i] * z[i] < -depth
+    return wrong
+
+
+@njit(**OPTIONS)
+def scales_of(desk, theta, z, scales):
+    """Size of the pre-activations of each hidden layer: the largest, but not less than what rounding can cause."""
+    below = desk.input_scale
+    for l in range(scales.size):
+        row = row_of(desk.layout, l)
+        weight = largest(theta + 8 * row[WEIGHT], row[INPUTS] * row[OUTPUTS])
+        below = max(largest(z + 8 * row[UNIT], desk.samples * row[OUTPUTS]), 1e-2 * weight * below)
+        scales[l] = below
 
 
 @procedure(INT(INT, INT, INT, INT, INT, INT, INT))
-def number_wrong(rows, cols, matrix, values, signs, slack, spare):
-    """Number of entries of matrix (rows, rows) times values (rows, cols) on the wrong side of their column."""
-    matrix, signs, slack, spare = view(matrix, rows * rows), view(signs, cols), view(slack, cols), view(spare, cols)
-    wrong = 0
+def wrong_columns(rows, cols, matrix, values, signs, slack, marks):
+    """Marks the columns of matrix (rows, rows) times values (rows, cols) with an entry on the wrong side; how many."""
+    matrix, signs, slack, marks = view(matrix, rows * rows), view(signs, cols), view(slack, cols), view(marks, cols)
+    spare, wrong = np.empty(cols), 0
+    marks[:] = 0.0
     for r in range(rows):
         spare[:] = 0.0
         for p in range(rows):
@@ -23,15 +79,18 @@ def number_wrong(rows, cols, matrix, values, signs, slack, spare):
                 for i in range(cols):
                     spare[i] += weight * row[i]
         for i in range(cols):
-            wrong += signs[i] * spare[i] < -slack[i]
+            marks[i] = 1.0 if signs[i] * spare[i] < -slack[i] else marks[i]
+    for i in range(cols):
+        wrong += marks[i] > 0.0
     return wrong
 
 
 @procedure(integers(6))
 def first_layer_motion(layout, numbers, coefficients, degree, motion, cols):
     """Coefficients of the pre-activations of the first layer, row by row."""
-    head, row = integer_view(layout, HEAD), integer_view(layout + 8 * HEAD, LAYER)
-    n, width, inputs, size = head[SAMPLES], row[OUTPUTS], row[INPUTS], head[SIZE]
+    head, row = integer_view(layout, HEAD), row_of(layout, 0)
+    width, inputs, size = row[OUTPUTS], row[INPUTS], head[SIZE]
+    n = cols // width
     for p in range(degree):
         block, target = coefficients + 8 * p * size, motion + 8 * p * cols
         multiply_nt(n, width, inputs, numbers + 8 * head[X], block, target, 0, 0, 0)
@@ -42,44 +101,140 @@ def first_layer_motion(layout, numbers, coefficients, degree, motion, cols):
                     values[i * width + c] += bias[c]
 
 
-@procedure(INT(*[INT] * 9))
-def first_layer_doubts(layout, numbers, coefficients, degree, z, signs, slack, cols, from_powers):
-    """Bernstein coefficients on the wrong side, of the first layer's pre-activations as polynomials in time."""
-    values, spare = np.empty((degree + 1, cols)), np.empty(cols)
-    values[0] = view(z, cols)
-    address = address_of(values)
-    first_layer_motion(layout, numbers, coefficients, degree, address + 8 * cols, cols)
-    found = number_wrong(degree + 1, cols, from_powers, address, signs, slack, address_of(spare))
+@njit(**OPTIONS)
+def _early(matrix, size, values, step, sign, slack, spare):
+    """First x from which sign times a polynomial, given by a column of values, is below -slack; 2 if it never is."""
+    doubt = False
+    for r in range(size):
+        total = 0.0
+        for p in range(size):
+            total += view(matrix + 8 * (r * size + p), 1)[0] * view(values + 8 * p * step, 1)[0]
+        spare[r] = sign * total + slack
+        doubt = doubt or spare[r] < 0.0
+    return negative_from(address_of(spare), size, 52) if doubt else 2.0
+
+
+@procedure(INT(Desk))
+def violation_in_first_layer(desk_at):
+    """Fraction `x` of the first violation in the first layer, infinite if there is none, and the culprits."""
+    desk = at(desk_at)
+    cols, degree, count = desk.first, desk.degree, 0
+    values, marks, spare = np.empty((degree + 1) * cols), np.empty(cols), np.empty(degree + 1)
+    kinks, times = np.empty(cols, np.int64), np.empty(cols)
+    table = address_of(values)
+    copy(cols, desk.z, table)
+    motion = table + 8 * cols
+    first_layer_motion(desk.layout, desk.numbers, desk.coefficients, degree, motion, cols)
+    if wrong_columns(degree + 1, cols, desk.from_powers, table, desk.signs, desk.slack, address_of(marks)):
+        signs, slack = view(desk.signs, cols), view(desk.slack, cols)
+        for i in range(cols):
+            if marks[i] > 0.0:
+                times[count] = _early(desk.from_powers, degree + 1, table + 8 * i, cols, signs[i], slack[i], spare)
+                kinks[count] = i
+                count += times[count] <= 1.0
+    fresh, rest = integer_view(desk.fresh, desk.fresh_count), view(desk.fresh_rest, desk.fresh_count)
+    sigma = view(desk.sigma, desk.units)
+    for a in range(desk.fresh_count):
+        if fresh[a] < cols:
+            sign, i = 2.0 * sigma[fresh[a]] - 1.0, fresh[a]
+            times[count] = _early(desk.from_shorter, degree, motion + 8 * i, cols, sign, rest[a] * desk.h, spare)
+            kinks[count] = i
+            count += times[count] <= 1.0
+    x, culprits, found = math.inf, integer_view(desk.culprits, desk.units), 0
+    for a in range(count):
+        x = min(x, times[a])
+    for a in range(count):
+        if times[a] <= x + 1e-14:
+            culprits[found] = kinks[a]
+            found += 1
+    desk.x, desk.culprit_count = x, found
     keep(values)
+    keep(marks)
     keep(spare)
     return found
 
 
-@procedure(INT(*[INT] * 13))
-def upper_layers_doubts(
-    layout, numbers, y, coefficients, degree, sigma, z, signs, slack, begin, nodes, count, from_values
-):
-    """The same for the units from `begin` on, by the polynomial through the values at the nodes (the first is 0)."""
-    head = integer_view(layout, HEAD)
-    units, size, last = head[UNITS], head[SIZE], integer_view(layout + 8 * (HEAD + LAYER * (head[DEPTH] - 1)), LAYER)
-    cols, start, nodes = units - begin, view(y, size), view(nodes, count)
-    values, spare, theta = np.empty((count, cols)), np.empty(4 * units), np.empty(size)
-    outputs = np.empty(head[SAMPLES] * last[OUTPUTS])
-    values[0] = view(z + 8 * begin, cols)
+@njit(**OPTIONS)
+def _watch(desk, kink, sign, slack, growth):
+    """Add a kink to those watched."""
+    a = desk.watched_count
+    integer_view(desk.watched, desk.units)[a] = kink
+    view(desk.watched_sign, desk.units)[a] = sign
+    view(desk.watched_slack, desk.units)[a] = slack
+    view(desk.watched_growth, desk.units)[a] = growth
+    desk.watched_count = a + 1
+
+
+@procedure(FLOAT(Desk))
+def doubts_above(desk_at):
+    """Watch the kinks above the first layer that may leave their side; least root of their polynomials, or 2."""
+    desk = at(desk_at)
+    cols, count, begin, guess = desk.units - desk.begin, desk.nodes_count, desk.begin, 2.0
+    nodes, spare = view(desk.nodes, count), np.empty(count)
+    values, marks, units = np.empty(count * cols), np.empty(cols), np.empty(4 * desk.units)
+    table = address_of(values)
+    copy(cols, desk.z + 8 * begin, table)
     for k in range(1, count):
-        theta[:] = 0.0
-        for p in range(degree - 1, -1, -1):
-            row = view(coefficients + 8 * p * size, size)
-            for i in range(size):
-                theta[i] = (theta[i] + row[i]) * nodes[k]
-        for i in range(size):
-            theta[i] += start[i]
-        pass_forward(layout, numbers, address_of(theta), sigma, address_of(spare), address_of(outputs))
-        values[k] = spare[begin:units]
-    side, room = signs + 8 * begin, slack + 8 * begin
-    found = number_wrong(count, cols, from_values, address_of(values), side, room, address_of(spare))
+        theta_along(desk_at, nodes[k], desk.along_theta)
+        preactivations(desk_at, desk.along_theta, desk.sigma, address_of(units))
+        copy(cols, address_of(units) + 8 * begin, table + 8 * k * cols)
+    desk.watched_count = 0
+    signs, slack, sigma = view(desk.signs, desk.units), view(desk.slack, desk.units), view(desk.sigma, desk.units)
+    if wrong_columns(
+        count, cols, desk.from_values, table, desk.signs + 8 * begin, desk.slack + 8 * begin, address_of(marks)
+    ):
+        for i in range(cols):
+            if marks[i] > 0.0:
+                a = begin + i
+                x = _early(desk.from_values, count, table + 8 * i, cols, signs[a], slack[a], spare)
+                if x <= 1.0:
+                    _watch(desk, a, signs[a], slack[a], 0.0)
+                    guess = min(guess, x)
+    fresh, speed = integer_view(desk.fresh, desk.fresh_count), view(desk.fresh_speed, desk.fresh_count)
+    rests, column = view(desk.fresh_rest, desk.fresh_count), np.empty(count)
+    for f in range(desk.fresh_count):
+        a = fresh[f]
+        if a < begin:
+            continue
+        sign, rest, beyond = 2.0 * sigma[a] - 1.0, rests[f] * desk.h, False
+        column[0] = speed[f] * desk.h
+        for k in range(1, count):
+            value = values[k * cols + a - begin]
+            beyond = beyond or sign * value < -slack[a]
+            column[k] = value / nodes[k]
+        if beyond:
+            x = _early(desk.from_values, count, address_of(column), 1, sign, rest, spare)
+            if x <= 1.0:
+                _watch(desk, a, sign, 0.0, rest)
+                guess = min(guess, x)
     keep(values)
+    keep(marks)
+    keep(units)
+    keep(column)
     keep(spare)
-    keep(theta)
-    keep(outputs)
-    return found
+    return guess
+
+
+@procedure(INT(Desk, Wall, INT))
+def first_violation(desk_at, wall_at, own):
+    """Fraction `x` of the step at which the stored pattern is first violated, infinite if nowhere, and the culprits."""
+    desk = at(desk_at)
+    size, rows, degree = desk.size, desk.rows, desk.degree
+    stages = desk.all_stages + 8 * own * rows * size
+    for p in range(degree):
+        target = desk.coefficients + 8 * p * size
+        sum_rows(size, rows, desk.powers + 8 * p * rows, desk.places, stages, size, 0, target, desk.h)
+    if not desk.flat and at(wall_at).count:
+        bend = view(desk.bends + 8 * own * size, size)
+        first, second = view(desk.coefficients, size), view(desk.coefficients + 8 * size, size)
+        for p in range(size):
+            first[p] += 3.0 * bend[p]
+            second[p] -= 2.0 * bend[p]
+    desk.x, desk.culprit_count = math.inf, 0
+    if desk.first > 0:
+        violation_in_first_layer(desk_at)
+    if desk.begin < desk.units:
+        guess = doubts_above(desk_at)
+        if guess <= 1.0:
+            refine(desk_at, wall_at, guess)
+    return desk.culprit_count

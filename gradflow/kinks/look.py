@@ -95,11 +95,8 @@ class Lookout:
 
     @property
     def proof(self):
-        """Units of the first layer if it has kinks, first unit of the layers above, and the Bernstein matrices."""
-        network = self._network
-        first = int(network.kinks_at[1]) if self._first else 0
-        begin = int(network.kinks_at[self._upper[0]]) if self._upper else network.size
-        return first, begin, self._from_powers, self._nodes, np.ascontiguousarray(self._from_values)
+        """Nodes, and Bernstein matrices from powers, from one power less, and from values at the nodes."""
+        return self._nodes, self._from_powers, self._from_shorter, self._from_values
 
     def signs(self, place) -> np.ndarray:
         """+1 or -1 for the side of each kink that is watched, 0 for the others."""

@@ -64,40 +64,43 @@ def pass_forward(layout, numbers, theta, sigma, units, outputs):
             below = h
 
 
-@njit("f8(f8[::1], i8)", cache=True, **OPTIONS)
-def first_below_zero(bernstein, depth):
+@procedure(FLOAT(INT, INT, INT))
+def negative_from(bernstein, size, depth):
     """First x in [0, 1] from which a polynomial in Bernstein form is negative; 2 if it never is."""
-    size = bernstein.size
-    pieces = np.empty((depth + 2, size))
-    ends = np.empty((depth + 2, 2))
-    pieces[0], ends[0, 0], ends[0, 1] = bernstein, 0.0, 1.0
-    top = 0
+    pieces, begins, ends, top = np.empty((depth + 2) * size), np.empty(depth + 2), np.empty(depth + 2), 0
+    given = view(bernstein, size)
+    for p in range(size):
+        pieces[p] = given[p]
+    begins[0], ends[0] = 0.0, 1.0
     while top >= 0:
-        low, high = ends[top]
-        if pieces[top, 0] < 0.0:
+        low, high, own = begins[top], ends[top], top * size
+        if pieces[own] < 0.0:
             return low
-        least = pieces[top, 0]
-        for p in range(1, size):
-            least = min(least, pieces[top, p])
+        least = pieces[own]
+        for p in range(own + 1, own + size):
+            least = min(least, pieces[p])
         if least >= 0.0:
             top -= 1
             continue
         middle = 0.5 * (low + high)
         if top == depth or not (low < middle < high):
-            if pieces[top, size - 1] < 0.0:
+            if pieces[own + size - 1] < 0.0:
                 return high
             top -= 1
             continue
-        right = pieces[top]
-        left = pieces[top + 1]
         for level in range(size):
-            left[level] = right[0]
-            for p in range(size - 1 - level):
-                right[p] = 0.5 * (right[p] + right[p + 1])
-        ends[top, 0], ends[top, 1] = middle, high
-        ends[top + 1, 0], ends[top + 1, 1] = low, middle
+            pieces[own + size + level] = pieces[own]
+            for p in range(own, own + size - 1 - level):
+                pieces[p] = 0.5 * (pieces[p] + pieces[p + 1])
+        begins[top], ends[top], begins[top + 1], ends[top + 1] = middle, high, low, middle
         top += 1
     return 2.0
+
+
+@njit("f8(f8[::1], i8)", cache=True, **OPTIONS)
+def first_below_zero(bernstein, depth):
+    """First x in [0, 1] from which a polynomial in Bernstein form is negative; 2 if it never is."""
+    return negative_from(address_of(bernstein), bernstein.size, depth)
 
 
 @njit(**OPTIONS)

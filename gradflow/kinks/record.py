@@ -1,7 +1,5 @@
 """What happened at the kinks of a run: a table of events, the number sliding, the activation regions visited."""
 
-from hashlib import blake2b
-
 import numpy as np
 
 KINDS = ("start", "cross", "slide", "exit", "branch")
@@ -31,8 +29,21 @@ class Record:
 
     def visit(self, sigma, sliding) -> None:
         """Count the activation region, known by its masks and sliding kinks."""
-        name = blake2b(np.packbits(sigma > 0.5).tobytes() + b"|" + sliding.tobytes(), digest_size=8).digest()
-        self._regions.add(int.from_bytes(name, "little", signed=True))
+        from gradflow.kinks.regions import region_name
+
+        self._regions.add(region_name(sigma, sliding))
+
+    def extend(self, times, instants, kinds, kinks, masks) -> None:
+        """Rows of several events at some times: the number of the event, KINDS[kind], the kink and its mask."""
+        network = self._network
+        columns = (network.layers[kinks] + 1, network.neurons[kinks], network.samples[kinks], masks)
+        rows = zip(instants.tolist(), kinds.tolist(), *(column.tolist() for column in columns), strict=True)
+        self._rows.extend((times[instant], KINDS[kind], *place) for instant, kind, *place in rows)
+        self.times.extend(times)
+
+    def pass_through(self, regions) -> None:
+        """Count activation regions, known by their names."""
+        self._regions.update(regions.tolist())
 
     @property
     def table(self) -> np.ndarray:

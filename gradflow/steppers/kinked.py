@@ -12,6 +12,7 @@ from gradflow.kinks.branch import CHOICES, chosen_sides
 from gradflow.kinks.look import NODES, Lookout, power_weights
 from gradflow.kinks.masked import MaskedNetwork
 from gradflow.kinks.record import Record
+from gradflow.kinks.slide import surface
 from gradflow.status import Status
 from gradflow.steppers import tableaux
 from gradflow.steppers.kinked_piece import adopt, attempt, stuck
@@ -336,6 +337,8 @@ class Kinked:
         """Masks, and surface of the sliding kinks, under which the last accepted step was taken."""
         run = self._run
         place = run.place if run.place_before is None else run.place_before
+        if place.surface is None and place.sliding.size:
+            place.surface = surface(self.network, place.sliding)
         return place.sigma, place.surface
 
     @property

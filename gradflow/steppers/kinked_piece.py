@@ -12,7 +12,7 @@ from gradflow.kinks.look import Fresh
 from gradflow.kinks.watch import first_departure
 from gradflow.status import Status
 from gradflow.steppers.kinked_state import pack
-from gradflow.steppers.kinked_step import stretch, try_step
+from gradflow.steppers.kinked_step import PAUSED, STALLED, follow, try_step
 
 EVENTS_AT_ONCE = 200
 """So many events within 1e-13 of the horizon are a stall."""
@@ -24,9 +24,11 @@ AT_ONCE = 1e-9
 def attempt(run, limits) -> Status | None:
     """Step as long as nothing happens, then end a step at the first event inside. Returns a reason to stop, or None."""
     t_end = limits[0]
-    moved, trial = stretch(run, limits)
-    if moved and trial is None:
+    reason, trial = follow(run, limits)
+    if reason == PAUSED:
         return None
+    if reason == STALLED:
+        return stuck(run, t_end)
     place, network = run.place, run.network
     scales = network.scales(place.theta, place.here.z)
     signs = run.lookout.signs(place)

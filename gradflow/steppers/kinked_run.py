@@ -25,9 +25,9 @@ class Run:
     """State of one run of :class:`gradflow.steppers.kinked.Kinked`; `step` is the dense output that led to `place`
     from `place_before`.
 
-    `uncut` is the snapshot before a step was cut at the time `cut_at`, `waiting` the branch point at which the run
-    waits for a choice, `origins` the times and neurons at which weights that were all 0 moved on, `dispute` says which
-    kinks could not be decided.
+    Compiled steps come back after `most_events` events. `uncut` is the snapshot before a step was cut at the time
+    `cut_at`, `waiting` the branch point at which the run waits for a choice, `origins` the times and neurons at which
+    weights that were all 0 moved on, `dispute` says which kinks could not be decided.
     """
 
     network: MaskedNetwork
@@ -55,6 +55,7 @@ class Run:
     origins: list[tuple[float, int]] = field(default_factory=list)
     branch_points: list[Branch] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=_no_counts)
+    most_events: int = 2**62
 
     @property
     def finite(self) -> bool:

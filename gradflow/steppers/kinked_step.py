@@ -8,6 +8,9 @@ import numpy as np
 from gradflow.kinks.look import Step
 from gradflow.kinks.slide import Point
 
+PAUSED, TRIED, ALONE, STALLED = range(4)
+"""Why compiled steps end: at a limit; with a step in doubt; before one that is left to others; without progress."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -41,16 +44,12 @@ def _trial(run, step, y_new, points, error):
     return Trial(step, y_new, points[-1], error, hints)
 
 
-def stretch(run, limits) -> tuple[bool, Trial | None]:
-    """Steps for as long as nothing has to be decided: whether the run has moved, and the first step in doubt."""
-    if not run.compiled or run.shortened or run.place.fresh.kinks.size or not run.finite:
-        return False, None
-    taken, place, last, trial, control = run.compiled.stretch(run, limits)
-    if taken:
-        run.theta_before, run.t_before, run.step, run.place = last.y, last.t, last, place
-        run.t, run.h, run.error_before = control
-        run.counts["accepted"] += taken
-    return taken > 0, None if trial is None else _trial(run, *trial)
+def follow(run, limits) -> tuple[int, Trial | None]:
+    """Steps and events for as long as compiled code knows what to do: why it stopped, and the step in doubt."""
+    if not run.compiled or not run.finite:
+        return ALONE, None
+    reason, trial = run.compiled.follow(run, (*limits, run.most_events))
+    return reason, None if trial is None else _trial(run, *trial)
 
 
 def _interpreted_step(run, length) -> Trial:

@@ -58,6 +58,7 @@ class KinkedStiff(Kinked):
         self._lookout = Lookout(self.network, MOST_DEGREE, NODES)
         self._stiff: Stiff | None = None
         self._spent = self._quiet = 0
+        self._run.most_events = 1
 
     def _attempt(self, limits) -> Status | None:
         """Try one step, or as many explicit ones as are undisputed; end it at the first event inside."""

@@ -1,0 +1,261 @@
+"""Compiled evaluations along a step: pre-activations and masks at a fraction of it, and where one leaves its range."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from gradflow.kernels.elementwise import activate
+from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kernels.sums import add_rows
+from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
+from gradflow.kinks.frozen import row_of, sliding_velocity
+from gradflow.kinks.passes import ABS, BIAS, CODE, HEAD, INPUTS, LEAKY, LINEAR, OUTPUTS, RELU, SLOPES, UNIT, WEIGHT, X
+from gradflow.kinks.watch import EXACT, VANISHES
+
+
+@njit(**OPTIONS)
+def sort(numbers, count):
+    """Sort the first few numbers in place."""
+    for i in range(1, count):
+        k, number = i, numbers[i]
+        while k > 0 and numbers[k - 1] > number:
+            numbers[k] = numbers[k - 1]
+            k -= 1
+        numbers[k] = number
+
+
+@procedure(INT(Desk, FLOAT, INT))
+def theta_along(desk_at, x, theta):
+    """Theta at the fraction x of the step."""
+    desk = at(desk_at)
+    powers, total = np.empty(desk.degree), 1.0
+    for p in range(desk.degree):
+        total *= x
+        powers[p] = total
+    weights = address_of(powers)
+    add_rows(desk.size, desk.degree, weights, desk.places, desk.coefficients, desk.size, desk.theta, theta, 1.0)
+    keep(powers)
+    return 0
+
+
+@procedure(FLOAT(Desk, INT, INT, INT))
+def preactivation(desk_at, theta, sigma, kink):
+    """Pre-activation of one unit, by a pass of its sample alone."""
+    desk = at(desk_at)
+    head, sigma = integer_view(desk.layout, HEAD), view(sigma, desk.units)
+    layer, sample = integer_view(desk.layers, desk.units)[kink], integer_view(desk.of_sample, desk.units)[kink]
+    widest, total = desk.inputs, 0.0
+    for l in range(layer + 1):
+        widest = max(widest, row_of(desk.layout, l)[OUTPUTS])
+    z, h, slope = np.empty(widest), np.empty(widest), np.empty(widest)
+    copy(desk.inputs, desk.numbers + 8 * (head[X] + sample * desk.inputs), address_of(h))
+    for l in range(layer + 1):
+        row = row_of(desk.layout, l)
+        width, inputs, unit = row[OUTPUTS], row[INPUTS], row[UNIT] + sample * row[OUTPUTS]
+        first, last = (kink - unit, kink - unit + 1) if l == layer else (0, width)
+        for c in range(first, last):
+            weights, total = view(theta + 8 * (row[WEIGHT] + c * inputs), inputs), 0.0
+            for p in range(inputs):
+                total += weights[p] * h[p]
+            if head[BIAS]:
+                total += view(theta + 8 * (row[WEIGHT] + width * inputs + c), 1)[0]
+            z[c] = total
+        if l == layer:
+            break
+        slopes = view(desk.numbers + 8 * (SLOPES + 2 * l), 2)
+        if row[CODE] != LINEAR and row[CODE] != RELU and row[CODE] != LEAKY and row[CODE] != ABS:
+            activate(row[CODE], slopes[0], width, address_of(z), address_of(h), address_of(slope))
+        else:
+            for c in range(width):
+                h[c] = (slopes[0] + slopes[1] * sigma[unit + c]) * z[c]
+    keep(z)
+    keep(h)
+    keep(slope)
+    return total
+
+
+@procedure(INT(Desk, Wall, FLOAT))
+def pulls_along(desk_at, wall_at, x):
+    """Address of the multipliers and attractions at a fraction of the step; inside it a gradient is spent."""
+    desk = at(desk_at)
+    if x == 0.0:
+        return desk.pulls
+    if x == 1.0:
+        return desk.stage_pulls + 16 * desk.stages * desk.capacity
+    if x != desk.along:
+        units = np.empty(4 * desk.units)
+        theta_along(desk_at, x, desk.along_theta)
+        found = desk.found
+        independent = sliding_velocity(
+            desk_at, wall_at, desk.along_theta, desk.sigma, address_of(units), desk.along_velocity, desk.along_pulls
+        )
+        keep(units)
+        desk.found, desk.along = found, x
+        desk.gradients += 1
+        if not independent:
+            desk.trouble = 1
+    return desk.along_pulls
+
+
+@procedure(FLOAT(Desk, Wall, INT))
+def mask_margin(desk_at, wall_at, pulls):
+    """Least distance of the multipliers from the ends of their intervals [0, d], in units of `mask_scale`."""
+    desk, wall = at(desk_at), at(wall_at)
+    m, least = wall.count, math.inf
+    lam, att = view(pulls, m), view(pulls + 8 * desk.capacity, m)
+    held, scale = integer_view(wall.held, m), view(desk.mask_scale, m)
+    for a in range(m):
+        sign = -1.0 if held[a] else 1.0
+        least = min(least, min(sign * lam[a], sign * (att[a] - lam[a])) / scale[a])
+    return least
+
+
+@procedure(FLOAT(Desk, Wall, INT, FLOAT))
+def margin(desk_at, wall_at, masks, x):
+    """Distance of the watched kinks (`masks`: of the sliding masks) from a violation at a fraction of the step."""
+    desk = at(desk_at)
+    if masks:
+        return mask_margin(desk_at, wall_at, pulls_along(desk_at, wall_at, x))
+    theta_along(desk_at, x, desk.along_theta)
+    watched, least = integer_view(desk.watched, desk.watched_count), math.inf
+    signs, slack = view(desk.watched_sign, desk.watched_count), view(desk.watched_slack, desk.watched_count)
+    growth = view(desk.watched_growth, desk.watched_count)
+    for a in range(desk.watched_count):
+        z = preactivation(desk_at, desk.along_theta, desk.sigma, watched[a])
+        least = min(least, signs[a] * z + slack[a] + growth[a] * x)
+    return least
+
+
+@procedure(FLOAT(Desk, Wall, INT, FLOAT, FLOAT, FLOAT, FLOAT, FLOAT))
+def bracketed_root(desk_at, wall_at, masks, a, fa, b, fb, small):
+    """Where the margin changes sign between a and b: see :func:`gradflow.kinks.look.bracketed_root`."""
+    outside, nearest, c, fc, fraction = fb, b, a, fa, 0.5
+    for _ in range(60):
+        x = a + fraction * (b - a)
+        if x == a or x == b:
+            break
+        fx = margin(desk_at, wall_at, masks, x)
+        if abs(fx) <= small:
+            return x
+        if fx * outside > 0.0:
+            nearest = x
+        if (fx > 0.0) == (fa > 0.0):
+            c, fc = a, fa
+        else:
+            c, fc, b, fb = b, fb, a, fa
+        a, fa = x, fx
+        tolerance = 4e-16 / abs(b - a)
+        if tolerance > 0.5:
+            break
+        fraction = 0.5
+        if c != b and fc != fb:
+            xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+            if phi * phi < xi and (1.0 - phi) * (1.0 - phi) < 1.0 - xi:
+                fraction = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+        fraction = min(max(fraction, tolerance), 1.0 - tolerance)
+    return nearest
+
+
+@procedure(INT(Desk, Wall, FLOAT))
+def refine(desk_at, wall_at, guess):
+    """First violation above the first layer near the guess, on the dense output itself, if it precedes `x`."""
+    desk = at(desk_at)
+    end, count = min(desk.x, 1.0), 0
+    nodes, points = view(desk.nodes, desk.nodes_count), np.empty(desk.nodes_count + 5)
+    for shift in (-1e-3, -1e-6, 1e-6, 1e-3):
+        points[count] = min(max(guess + shift, 0.0), end)
+        count += 1
+    for k in range(desk.nodes_count):
+        if guess < nodes[k] < end:
+            points[count] = nodes[k]
+            count += 1
+    points[count] = end
+    sort(points, count + 1)
+    low, at_low, high, at_high = 0.0, 0.0, math.inf, 0.0
+    for k in range(count + 1):
+        if k > 0 and points[k] == points[k - 1]:
+            continue
+        value = margin(desk_at, wall_at, 0, points[k])
+        if value < 0.0:
+            high, at_high = points[k], value
+            break
+        low, at_low = points[k], value
+    if not high < math.inf:
+        return 0
+    x = bracketed_root(desk_at, wall_at, 0, low, at_low, high, at_high, 0.0) if at_low > 0.0 else low
+    least = max(0.0, margin(desk_at, wall_at, 0, x))
+    watched, culprits, found = (
+        integer_view(desk.watched, desk.watched_count),
+        integer_view(desk.culprits, desk.units),
+        0,
+    )
+    signs, slack = view(desk.watched_sign, desk.watched_count), view(desk.watched_slack, desk.watched_count)
+    growth = view(desk.watched_growth, desk.watched_count)
+    for a in range(desk.watched_count):
+        z = preactivation(desk_at, desk.along_theta, desk.sigma, watched[a])
+        if signs[a] * z + slack[a] + growth[a] * x <= least:
+            culprits[found] = watched[a]
+            found += 1
+    desk.x, desk.culprit_count = x, found
+    return found
+
+
+@njit(**OPTIONS)
+def _depart(desk, wall, x, pulls, least):
+    """Note which masks leave at x and to which side; -1 if one loses its attraction there."""
+    m, found = wall.count, 0
+    lam, att, scale = view(pulls, m), view(pulls + 8 * desk.capacity, m), view(desk.mask_scale, m)
+    kinks, held = integer_view(wall.kinks, m), integer_view(wall.held, m)
+    culprits, sides = integer_view(desk.culprits, desk.units), integer_view(desk.sides, desk.units)
+    for a in range(m):
+        sign = -1.0 if held[a] else 1.0
+        if min(sign * lam[a], sign * (att[a] - lam[a])) / scale[a] > max(2.0 * EXACT, least):
+            continue
+        if abs(att[a]) <= VANISHES * scale[a]:
+            return -1
+        culprits[found], sides[found] = kinks[a], abs(lam[a]) > abs(att[a] - lam[a])
+        found += 1
+    desk.x, desk.culprit_count = x, found
+    return 1
+
+
+@procedure(INT(Desk, Wall, FLOAT))
+def first_departure(desk_at, wall_at, limit):
+    """Whether a mask leaves [0, 1] at a fraction `x` <= limit: then the culprits and their sides; -1 if undecided here.
+
+    The rules are those of :func:`gradflow.kinks.watch.first_departure`.
+    """
+    desk, wall = at(desk_at), at(wall_at)
+    m, gap, count = wall.count, 8 * desk.capacity, 0
+    end = desk.stage_pulls + 2 * desk.stages * gap
+    here, there, scale = view(desk.pulls + gap, m), view(end + gap, m), view(desk.mask_scale, m)
+    for a in range(m):
+        size = max(abs(here[a]), abs(there[a]))
+        scale[a] = size if size > 0.0 else 1.0
+    desk.along, desk.trouble = math.nan, 0
+    nodes, points = view(desk.C, desk.stages), np.empty(desk.stages + 1)
+    for j in range(1, desk.stages):
+        if nodes[j] < 1.0 and mask_margin(desk_at, wall_at, desk.stage_pulls + 2 * j * gap) < 0.0:
+            points[count] = min(nodes[j], limit)
+            count += 1
+    if mask_margin(desk_at, wall_at, end) < 0.0:
+        points[count] = min(1.0, limit)
+        count += 1
+    sort(points, count)
+    beyond, least = -1.0, 0.0
+    for k in range(count):
+        if k == 0 or points[k] != points[k - 1]:
+            least = margin(desk_at, wall_at, 1, points[k])
+            if least < -EXACT:
+                beyond = points[k]
+                break
+    if beyond < 0.0 or desk.trouble:
+        return -desk.trouble
+    x, begin = 0.0, margin(desk_at, wall_at, 1, 0.0)
+    if begin > -EXACT:
+        x = bracketed_root(desk_at, wall_at, 1, 0.0, max(begin, 1e-16), beyond, least, EXACT)
+    spent = desk.gradients
+    pulls = pulls_along(desk_at, wall_at, x)
+    desk.gradients = spent
+    return -1 if desk.trouble else _depart(desk, wall, x, pulls, mask_margin(desk_at, wall_at, pulls))

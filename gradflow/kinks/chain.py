@@ -1,0 +1,246 @@
+"""Compiled path of the plain flow: steps, and the ordinary events inside them, for as long as nothing else happens.
+
+The order of things is that of :func:`gradflow.steppers.kinked_piece.attempt`, which takes over where this declines.
+"""
+
+import math
+
+from numba import njit
+
+from gradflow.kernels.procedures import OPTIONS, integer_view, procedure, view
+from gradflow.kinks.along import first_departure, theta_along
+from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy, pointer_to
+from gradflow.kinks.frozen import sliding_velocity, take_step
+from gradflow.kinks.inside import first_violation, watch_sides
+from gradflow.kinks.meeting import arrive, leave
+from gradflow.kinks.planes import span
+from gradflow.kinks.regions import name_region
+from gradflow.kinks.rules import SLIDE
+
+AT_ONCE = 1e-9
+"""A violation within this fraction of a step may come from the interpolant: up to three times the step is shortened."""
+
+EVENTS_AT_ONCE = 200
+"""So many events within 1e-13 of the horizon are a stall."""
+
+CROSS, SLIDES, EXIT = 1, 2, 3
+PAUSED, TRIED, ALONE, STALLED = range(4)
+"""Why a chain ends: at a limit; with a step in doubt; before one that is left to others; without progress."""
+
+
+@njit(**OPTIONS)
+def _stops(desk):
+    """Whether a limit is reached."""
+    full = desk.instant_count >= desk.most_instants or desk.row_count + desk.units > desk.most_rows
+    spent = desk.accepted >= desk.most_accepted or desk.gradients + desk.rows - 1 > desk.most_gradients
+    return full or spent or desk.value < desk.loss_below or desk.t >= desk.pause
+
+
+@njit(**OPTIONS)
+def _reject(desk, finite):
+    """Propose a shorter step from the same state; False if it would be too short."""
+    factor = max(0.2, 0.9 * desk.error ** (-1.0 / desk.order)) if finite else 0.1
+    if not factor * desk.h > 1e-14 * max(abs(desk.t), 1e-300):
+        return False
+    desk.h *= factor
+    desk.rejected += 1
+    return True
+
+
+@njit(**OPTIONS)
+def _keep_before(desk, length):
+    """Remember where a step or piece began; the blocks of stages change places."""
+    copy(desk.size, desk.theta, desk.theta_before)
+    desk.t_before, desk.length_before = desk.t, length
+    desk.own = 1 - desk.own
+    desk.accepted += 1
+
+
+@njit(**OPTIONS)
+def _accept(desk):
+    """Go to the end of a whole step, and propose the next."""
+    length, size, own = desk.h, desk.size, desk.own
+    _keep_before(desk, length)
+    desk.event_last = 0
+    desk.t, desk.value = desk.t + length, desk.found
+    copy(size, desk.ends + 8 * own * size, desk.theta)
+    copy(desk.units, desk.spare_units, desk.z)
+    copy(2 * desk.capacity, desk.stage_pulls + 16 * desk.stages * desk.capacity, desk.pulls)
+    block = 8 * desk.rows * size
+    copy(size, desk.all_stages + own * block + 8 * desk.stages * size, desk.all_stages + desk.own * block)
+    error = max(desk.error, 1e-10)
+    factor = 0.9 * error ** (-0.7 / desk.order) * desk.error_before ** (0.4 / desk.order)
+    desk.h, desk.error_before = length * min(5.0, max(0.2, factor)), max(error, 1e-4)
+    if desk.fresh_count:
+        desk.fresh_count = desk.signs_known = 0
+
+
+@njit(**OPTIONS)
+def _record(desk, kind, kink, mask):
+    """Add a row to the record."""
+    row = desk.row_count
+    integer_view(desk.kinds, desk.most_rows)[row] = kind
+    integer_view(desk.kinks, desk.most_rows)[row] = kink
+    view(desk.masks, desk.most_rows)[row] = mask
+    integer_view(desk.row_instants, desk.most_rows)[row] = desk.instant_count
+    desk.row_count = row + 1
+
+
+@njit(**OPTIONS)
+def _place(kinks, kink):
+    """Place of a kink in a list; -1 if it is not there."""
+    for a in range(kinks.size):
+        if kinks[a] == kink:
+            return a
+    return -1
+
+
+@procedure(INT(Desk, Wall, Wall))
+def write_record(desk_at, wall_at, next_at):
+    """Who crossed, ended and began to slide, in this order, and the region reached."""
+    desk, wall, new = at(desk_at), at(wall_at), at(next_at)
+    names, status = integer_view(desk.names, desk.name_count), integer_view(desk.status, desk.name_count)
+    sigma, before = view(desk.next_sigma, desk.units), view(desk.sigma, desk.units)
+    slid, slides = integer_view(wall.kinks, wall.count), integer_view(new.kinks, new.count)
+    lam, att = view(desk.event_pulls, new.count), view(desk.event_pulls + 8 * desk.capacity, new.count)
+    top = 0.0
+    for a in range(new.count):
+        top = max(top, abs(att[a]))
+    for kind in (CROSS, EXIT, SLIDES):
+        for a in range(desk.name_count):
+            kink, was = names[a], _place(slid, names[a]) >= 0
+            if kind == CROSS and status[a] != SLIDE and not was and before[kink] != sigma[kink]:
+                _record(desk, kind, kink, sigma[kink])
+            elif kind == EXIT and status[a] != SLIDE and was:
+                _record(desk, kind, kink, sigma[kink])
+            elif kind == SLIDES and status[a] == SLIDE and not was:
+                place = _place(slides, kink)
+                _record(desk, kind, kink, 0.0 if abs(att[place]) <= 1e-14 * top else lam[place] / att[place])
+    region = name_region(desk.units, desk.next_sigma, new.count, new.kinks)
+    integer_view(desk.regions, desk.most_instants)[desk.instant_count] = region
+    return 0
+
+
+@njit(**OPTIONS)
+def _swap(wall, new):
+    """Let two walls change places."""
+    wall.count, new.count = new.count, wall.count
+    wall.kinks, new.kinks = new.kinks, wall.kinks
+    wall.held, new.held = new.held, wall.held
+    wall.stacked, new.stacked = new.stacked, wall.stacked
+    wall.order, new.order = new.order, wall.order
+    wall.owners, new.owners = new.owners, wall.owners
+    wall.basis, new.basis = new.basis, wall.basis
+    wall.triangle, new.triangle = new.triangle, wall.triangle
+
+
+@procedure(INT(Desk, Wall, Wall, FLOAT))
+def commit(desk_at, wall_at, next_at, x):
+    """Take the outcome of an event at the fraction x of a step, or of none (-1); 1 if there were too many at once."""
+    desk, wall, new = at(desk_at), at(wall_at), at(next_at)
+    if x >= 0.0:
+        if x > 0.0:
+            time = desk.t + x * desk.h
+            _keep_before(desk, desk.h)
+            copy(desk.units, desk.sigma, desk.sigma_before)
+            copy(wall.count, wall.kinks, desk.kinks_before)
+            desk.count_before, desk.event_last, desk.t = wall.count, 1, time
+    write_record(desk_at, wall_at, next_at)
+    copy(desk.size, desk.spot, desk.theta)
+    copy(desk.units, desk.next_sigma, desk.sigma)
+    copy(desk.units, desk.event_units, desk.z)
+    copy(2 * desk.capacity, desk.event_pulls, desk.pulls)
+    copy(desk.size, desk.event_velocity, desk.all_stages + 8 * desk.own * desk.rows * desk.size)
+    desk.value, desk.signs_known = desk.event_value, 0
+    desk.fresh_count, desk.dark_count = desk.event_count, desk.event_dark_count
+    copy(desk.event_count, desk.event_speed, desk.fresh_speed)
+    copy(desk.event_count, desk.event_rest, desk.fresh_rest)
+    copy(desk.event_count, desk.event_fresh, desk.fresh)
+    copy(desk.event_dark_count, desk.event_dark, desk.dark)
+    _swap(wall, new)
+    instants = view(desk.instants, desk.old_instants + desk.most_instants)
+    last = desk.old_instants + desk.instant_count
+    instants[last] = desk.t
+    desk.instant_count += 1
+    span = 1e-13 * max(abs(desk.t), desk.t_end if desk.t_end < math.inf else 0.0)
+    return last >= EVENTS_AT_ONCE and desk.t - instants[last - EVENTS_AT_ONCE] <= span
+
+
+@procedure(INT(Desk, Wall, Wall, Wall, Wall))
+def chain(desk_at, wall_at, next_at, joint_at, free_at):
+    """Steps and events until something else has to be done; why it ends."""
+    desk, wall = at(desk_at), at(wall_at)
+    while not _stops(desk):
+        spent = desk.gradients
+        if watch_sides(desk_at, wall_at):
+            copy(desk.size, desk.theta, desk.spot)
+            desk.culprit_count = 0
+            if not arrive(desk_at, wall_at, next_at, joint_at, free_at):
+                desk.gradients = spent
+                return ALONE
+            if commit(desk_at, wall_at, next_at, -1.0):
+                return STALLED
+            continue
+        if desk.t + desk.h > desk.t_end or not take_step(desk_at, wall_at, desk.own):
+            return ALONE
+        spent += desk.rows - 1
+        desk.gradients = spent
+        finite = abs(desk.error + desk.found) < math.inf
+        if not finite or desk.error >= 1.0:
+            if not _reject(desk, finite):
+                return TRIED
+            continue
+        first_violation(desk_at, wall_at, desk.own)
+        violation, found = desk.x, desk.found
+        if violation < AT_ONCE and desk.shortened < 3:
+            desk.unshortened = desk.unshortened if desk.shortened else desk.h
+            desk.shortened, desk.rejected, desk.h = desk.shortened + 1, desk.rejected + 1, 0.25 * desk.h
+            continue
+        leaves = first_departure(desk_at, wall_at, min(violation, 1.0)) if wall.count else 0
+        if leaves == 0 and violation > 1.0:
+            desk.shortened = 0
+            _accept(desk)
+            continue
+        if leaves >= 0:
+            theta_along(desk_at, desk.x, desk.spot)
+            if leaves:
+                leaves = leave(desk_at, wall_at, next_at)
+            else:
+                leaves = arrive(desk_at, wall_at, next_at, joint_at, free_at)
+        else:
+            leaves = 0
+        if not leaves:
+            desk.gradients, desk.found = spent, found
+            return TRIED
+        stalled = commit(desk_at, wall_at, next_at, desk.x)
+        desk.h = desk.unshortened if desk.shortened and violation <= 1.0 else desk.h
+        desk.shortened = 0
+        if stalled:
+            return STALLED
+    return PAUSED
+
+
+@njit(cache=True, **OPTIONS)
+def follow(desk, walls):
+    """The chain, from arrays of records: the run, and four walls (present, next, joint, and an empty one)."""
+    return chain(
+        pointer_to(desk), pointer_to(walls[0:1]), pointer_to(walls[1:2]), pointer_to(walls[2:3]), pointer_to(walls[3:4])
+    )
+
+
+@njit(cache=True, **OPTIONS)
+def try_step(desk, walls):
+    """One step, handed back whatever happens in it; 0 if normals are dependent."""
+    return take_step(pointer_to(desk), pointer_to(walls), desk[0].own)
+
+
+@njit(cache=True, **OPTIONS)
+def evaluate(desk, walls, theta, sigma, units, velocity, pulls):
+    """Velocity at theta; 0 if normals are dependent."""
+    return sliding_velocity(pointer_to(desk), pointer_to(walls), theta, sigma, units, velocity, pulls)
+
+
+@njit(cache=True, **OPTIONS)
+def build(desk, walls):
+    """Bases of the present wall; 0 if normals are dependent."""
+    return span(pointer_to(desk), pointer_to(walls[0:1]), pointer_to(walls[3:4]))
