@@ -8,13 +8,24 @@ import math
 import numpy as np
 from numba import njit
 
-from gradflow.kernels.matrices import multiply_nt
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, keep, procedure, view
 from gradflow.kernels.sums import sum_rows
 from gradflow.kinks.along import refine, theta_along
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
 from gradflow.kinks.frozen import largest, preactivations, row_of
-from gradflow.kinks.passes import BIAS, DEPTH, HEAD, INPUTS, OUTPUTS, SIZE, UNIT, WEIGHT, X, negative_from
+from gradflow.kinks.passes import (
+    BIAS,
+    DEPTH,
+    HEAD,
+    INPUTS,
+    OUTPUTS,
+    SIZE,
+    UNIT,
+    WEIGHT,
+    X,
+    multiply_rows,
+    negative_from,
+)
 
 
 @njit(**OPTIONS)
@@ -93,7 +104,7 @@ def first_layer_motion(layout, numbers, coefficients, degree, motion, cols):
     n = cols // width
     for p in range(degree):
         block, target = coefficients + 8 * p * size, motion + 8 * p * cols
-        multiply_nt(n, width, inputs, numbers + 8 * head[X], block, target, 0, 0, 0)
+        multiply_rows(n, width, inputs, numbers + 8 * head[X], block, target)
         if head[BIAS]:
             bias, values = view(block + 8 * width * inputs, width), view(target, cols)
             for i in range(n):

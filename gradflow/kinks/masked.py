@@ -99,6 +99,8 @@ class MaskedNetwork:
     @cached_property
     def tied(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Units that share each kink, itself the first: where its list begins, the units, their factors."""
+        if not self.members:
+            return np.arange(self.size + 1), np.arange(self.size), np.ones(self.size)
         groups = [self.members.get(unit, [(unit, 1.0)]) for unit in range(self.size)]
         starts = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
         units, factors = zip(*(pair for group in groups for pair in group), strict=True)

@@ -19,6 +19,7 @@ SAMPLES, DEPTH, LOSS, BIAS, UNITS, SIZE, X, Y, HEAD = range(9)
 INPUTS, OUTPUTS, CODE, WEIGHT, UNIT, LAYER = range(6)
 FACTOR, DECAY, SLOPES = range(3)
 SQUARE, EXPONENTIAL, LOGISTIC = range(3)
+LANES, SHORT = 8, 64
 LINEAR, RELU, LEAKY, ABS = (CODES[name] for name in ("linear", "relu", "leaky_relu", "abs"))
 INT, FLOAT = types.int64, types.float64
 
@@ -43,6 +44,20 @@ def _hidden(count, code, low, gap, sigma, z, slope, h):
 
 
 @procedure(integers(6))
+def multiply_rows(n, width, inputs, below, weight, z):
+    """z (n, width) = below (n, inputs) times weight (width, inputs) transposed; short rows are turned first."""
+    if width < LANES or inputs > SHORT:
+        multiply_nt(n, width, inputs, below, weight, z, 0, 0, 0)
+        return
+    turned, given = np.empty(inputs * width), view(weight, width * inputs)
+    for c in range(width):
+        for p in range(inputs):
+            turned[p * width + c] = given[c * inputs + p]
+    multiply(n, width, inputs, below, address_of(turned), z, 0, 0, 0)
+    keep(turned)
+
+
+@procedure(integers(6))
 def pass_forward(layout, numbers, theta, sigma, units, outputs):
     """Fill pre-activations, slopes and values of the hidden layers, and the outputs."""
     head = integer_view(layout, HEAD)
@@ -52,7 +67,7 @@ def pass_forward(layout, numbers, theta, sigma, units, outputs):
         row = _row(layout, l)
         width, inputs, weight = row[OUTPUTS], row[INPUTS], theta + 8 * row[WEIGHT]
         z = units + 8 * row[UNIT] if l < depth - 1 else outputs
-        multiply_nt(n, width, inputs, below, weight, z, 0, 0, 0)
+        multiply_rows(n, width, inputs, below, weight, z)
         if head[BIAS]:
             block, bias = view(z, n * width), view(weight + 8 * width * inputs, width)
             for i in range(n):
@@ -221,11 +236,10 @@ def pass_normals(layout, numbers, theta, slope, h, count, kinks, out):
             l -= 1
 
 
-@procedure(INT(INT, INT, INT, FLOAT, INT))
-def solve_cholesky(m, gram, right, least, out):
-    """Solve gram out = right after scaling to unit diagonal; 0 if a pivot falls below `least` (dependent rows)."""
-    gram, right, out = view(gram, m * m), view(right, m), view(out, m)
-    factor, scale = np.empty(m * m), np.empty(m)
+@procedure(INT(INT, INT, FLOAT, INT, INT))
+def factor_cholesky(m, gram, least, factor, scale):
+    """Lower factor of a Gram matrix scaled to unit diagonal; 0 if a pivot falls below `least` (dependent rows)."""
+    gram, factor, scale = view(gram, m * m), view(factor, m * m), view(scale, m)
     for a in range(m):
         if not gram[a * m + a] > 0.0:
             return 0
@@ -243,18 +257,39 @@ def solve_cholesky(m, gram, right, least, out):
                 return 0
             else:
                 own[a] = math.sqrt(total)
+    return 1
+
+
+@procedure(FLOAT(INT, INT, INT, INT, INT))
+def solve_factored(m, factor, scale, right, out):
+    """Solve gram out = right; returns right' out."""
+    factor, scale, right, out, square = view(factor, m * m), view(scale, m), view(right, m), view(out, m), 0.0
     for a in range(m):
         total = right[a] * scale[a]
         for c in range(a):
             total -= factor[a * m + c] * out[c]
         out[a] = total / factor[a * m + a]
+        square += out[a] * out[a]
     for a in range(m - 1, -1, -1):
         out[a] /= factor[a * m + a]
         for c in range(a):
             out[c] -= factor[a * m + c] * out[a]
     for a in range(m):
         out[a] *= scale[a]
-    return 1
+    return square
+
+
+@procedure(INT(INT, INT, INT, FLOAT, INT))
+def solve_cholesky(m, gram, right, least, out):
+    """Solve gram out = right after scaling to unit diagonal; 0 if a pivot falls below `least` (dependent rows)."""
+    factor, scale = np.empty(m * m), np.empty(m)
+    rows, sizes = address_of(factor), address_of(scale)
+    independent = factor_cholesky(m, gram, least, rows, sizes)
+    if independent:
+        solve_factored(m, rows, sizes, right, out)
+    keep(factor)
+    keep(scale)
+    return independent
 
 
 @procedure(integers(7))

@@ -12,8 +12,8 @@ from numba import njit
 from gradflow.kernels.matrices import multiply_nt
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
 from gradflow.kinks.desk import INT, Desk, Wall, at, copy, length_of
-from gradflow.kinks.frozen import attractions, is_stacked, remove_rows, slide, solve_normals, stacked_attractions
-from gradflow.kinks.passes import X, pass_gradient, pass_normals
+from gradflow.kinks.frozen import attractions, is_stacked, remove_rows, slide, stacked_attractions
+from gradflow.kinks.passes import X, factor_cholesky, pass_gradient, pass_normals, solve_factored
 from gradflow.kinks.planes import span
 from gradflow.kinks.rules import SLIDE, TIE, resting_speeds, solve_slides, weigh
 
@@ -247,11 +247,46 @@ def _list_left(desk, count, left, speed, lengths, dark):
     desk.event_count, desk.event_dark_count = fresh, shadowed
 
 
+@procedure(INT(Desk, Wall, INT, INT, INT, INT, INT))
+def curved_speeds(desk_at, next_at, count, left, speed, lengths, dark):
+    """Normal speeds of some kinks, lengths of their normals, and which lie in the span of the sliding ones."""
+    desk, m = at(desk_at), at(next_at).count
+    size, row, units = desk.size, 8 * desk.units, desk.event_units
+    normals, gram, factor, scale = np.empty((count + m) * size), np.empty(m * m), np.empty(m * m), np.empty(m)
+    right, share = np.empty(m), np.empty(m)
+    rows, weights = address_of(normals), address_of(share)
+    walls = rows + 8 * count * size
+    pass_normals(desk.layout, desk.numbers, desk.spot, units + row, units + 2 * row, count, left, rows)
+    multiply_nt(count, 1, size, rows, desk.event_velocity, speed, 0, 0, 0)
+    independent = 1
+    if m and count:
+        pass_normals(desk.layout, desk.numbers, desk.spot, units + row, units + 2 * row, m, at(next_at).kinks, walls)
+        multiply_nt(m, m, size, walls, walls, address_of(gram), 0, 0, 0)
+        independent = factor_cholesky(m, address_of(gram), desk.rank, address_of(factor), address_of(scale))
+    for a in range(count if independent else 0):
+        normal, lies_in = rows + 8 * a * size, False
+        length = length_of(normal, size)
+        for turn in range(2 if m and length > 0.0 else 0):
+            multiply_nt(m, 1, size, walls, normal, address_of(right), 0, 0, 0)
+            inside = solve_factored(m, address_of(factor), address_of(scale), address_of(right), weights)
+            if turn == 0 and inside < (1.0 - 1e-6) * length * length:
+                break
+            remove_rows(m, size, walls, weights, normal)
+            lies_in = length_of(normal, size) <= SHADOW * length
+        view(lengths, count)[a], integer_view(dark, count)[a] = length, lies_in
+    keep(normals)
+    keep(gram)
+    keep(factor)
+    keep(scale)
+    keep(right)
+    keep(share)
+    return independent
+
+
 @procedure(INT(Desk, Wall))
 def speeds_of_left(desk_at, next_at):
     """Named kinks that do not slide: those that sliding ones keep at 0, and the others with speeds. 0 if undecided."""
-    desk, new = at(desk_at), at(next_at)
-    size, row, m, count = desk.size, 8 * desk.units, new.count, 0
+    desk, count = at(desk_at), 0
     left, status, names = (
         np.empty(desk.name_count, np.int64),
         integer_view(desk.status, desk.name_count),
@@ -269,27 +304,10 @@ def speeds_of_left(desk_at, next_at):
             for p in range(desk.inputs):
                 square += sample[p] * sample[p]
             lengths[a] = math.sqrt(square)
-    else:
-        normals, units = np.empty((count + m) * size), desk.event_units
-        rows = address_of(normals)
-        walls = rows + 8 * count * size
-        pass_normals(desk.layout, desk.numbers, desk.spot, units + row, units + 2 * row, count, address_of(left), rows)
-        pass_normals(desk.layout, desk.numbers, desk.spot, units + row, units + 2 * row, m, new.kinks, walls)
-        multiply_nt(count, 1, size, rows, desk.event_velocity, address_of(speed), 0, 0, 0)
-        right, share = np.empty(m), np.empty(m)
-        for a in range(count):
-            lengths[a] = length_of(rows + 8 * a * size, size)
-            if m == 0 or lengths[a] == 0.0:
-                continue
-            for _ in range(2):
-                multiply_nt(m, 1, size, walls, rows + 8 * a * size, address_of(right), 0, 0, 0)
-                if not solve_normals(m, size, walls, address_of(right), desk.rank, address_of(share)):
-                    return 0
-                remove_rows(m, size, walls, address_of(share), rows + 8 * a * size)
-            dark[a] = length_of(rows + 8 * a * size, size) <= SHADOW * lengths[a]
-        keep(normals)
-        keep(right)
-        keep(share)
+    elif not curved_speeds(
+        desk_at, next_at, count, address_of(left), address_of(speed), address_of(lengths), address_of(dark)
+    ):
+        return 0
     _list_left(desk, count, left, speed, lengths, dark)
     keep(left)
     keep(speed)
