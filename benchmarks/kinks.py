@@ -114,7 +114,7 @@ def measure(name, make, t_end):
 
 
 PARTS = {
-    "compiled steps": ("kinked_compiled.py", ("stretch",)),
+    "compiled steps and events": ("kinked_compiled.py", ("follow",)),
     "look inside a step": ("look.py", ("first",)),
     "masks along a step": ("watch.py", ("first_departure",)),
     "events": ("arrive.py", ("arrive", "leave")),

@@ -12,20 +12,13 @@ from gradflow.kinks.along import first_departure, theta_along
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy, pointer_to
 from gradflow.kinks.frozen import sliding_velocity, take_step
 from gradflow.kinks.inside import first_violation, watch_sides
+from gradflow.kinks.look import ALONE, AT_ONCE, EVENTS_AT_ONCE, PAUSED, STALLED, TRIED
 from gradflow.kinks.meeting import arrive, leave
 from gradflow.kinks.planes import span
 from gradflow.kinks.regions import name_region
 from gradflow.kinks.rules import SLIDE
 
-AT_ONCE = 1e-9
-"""A violation within this fraction of a step may come from the interpolant: up to three times the step is shortened."""
-
-EVENTS_AT_ONCE = 200
-"""So many events within 1e-13 of the horizon are a stall."""
-
 CROSS, SLIDES, EXIT = 1, 2, 3
-PAUSED, TRIED, ALONE, STALLED = range(4)
-"""Why a chain ends: at a limit; with a step in doubt; before one that is left to others; without progress."""
 
 
 @njit(**OPTIONS)

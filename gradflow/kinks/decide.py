@@ -9,21 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.kinks.slide import (
-    Planes,
-    Point,
-    Surfaces,
-    point,
-    ratio,
-    solve_gram,
-    stacked,
-    stacked_attractions,
-    surface,
-)
-
-SLIDE = 2
-TIE = 1e-10
-"""Relative speed that counts as rest, and distance of sigma from 0 and 1 that counts as none."""
+from gradflow.kinks import rules
+from gradflow.kinks.rules import SLIDE, TIE
+from gradflow.kinks.slide import Planes, Point, Surfaces, point, solve_gram, stacked, stacked_attractions, surface
 
 
 @dataclass(frozen=True)
@@ -90,27 +78,18 @@ def decide(trial, status, leave):
 
 def offences(found, status, leave) -> tuple[np.ndarray, np.ndarray]:
     """How much each kink's status disagrees with the velocity (0: agrees), and the status to try instead."""
-    sigma = ratio(found.multipliers, found.attraction)
-    sliding = status == SLIDE
-    repelled = sliding & ~leave.held & ~(found.attraction > 0.0)
-    inactive, active = sliding & (sigma <= -leave.slack), sliding & (sigma >= 1.0 + leave.slack)
-    wrong = ~sliding & ~leave.calm & (np.abs(found.speed) > found.tie) & ((found.speed > 0.0) == (status == 0))
-    size = np.abs(found.speed) * TIE / np.maximum(found.tie, 1e-300)
-    offence = np.where(wrong, size, 0.0)
-    offence = np.where(inactive, TIE + np.maximum(TIE - sigma, 0.0), offence)
-    offence = np.where(active, TIE + np.maximum(sigma - 1.0 + TIE, 0.0), offence)
-    offence = np.where(repelled, 1.0, offence)
-    aside = np.where(found.attraction > 0.0, SLIDE, 1 - status)
-    better = np.where(wrong, aside, status)
-    better = np.where(inactive, 0, np.where(active, 1, better))
-    return offence, np.where(repelled, np.where(found.multipliers > 0.0, 1, 0), better)
+    numbers = np.array([found.multipliers, found.attraction, found.speed, found.tie], dtype=float)
+    limits = np.array([leave.slack, np.zeros(status.size)])
+    marks, better = np.array([status, leave.calm, leave.held], dtype=np.int64), np.empty(status.size, np.int64)
+    rules.offences(numbers, limits, marks, better)
+    return limits[1], better
 
 
 def ties(gram, speed, d) -> np.ndarray:
     """Normal speeds that count as rest; a normal that is short beside the others may be rounding only."""
-    lengths = np.sqrt(np.diag(gram))
-    lengths = np.maximum(lengths, 1e-3 * lengths.max(initial=0.0))
-    return TIE * lengths * np.maximum(speed, np.abs(d) * lengths)
+    tie = np.empty(d.size)
+    rules.rests(np.ascontiguousarray(gram), np.atleast_1d(speed), d, tie)
+    return tie
 
 
 class FlatTrials:

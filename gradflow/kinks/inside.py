@@ -13,6 +13,7 @@ from gradflow.kernels.sums import sum_rows
 from gradflow.kinks.along import refine, theta_along
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
 from gradflow.kinks.frozen import largest, preactivations, row_of
+from gradflow.kinks.look import COARSE, EXACT
 from gradflow.kinks.passes import (
     BIAS,
     DEPTH,
@@ -113,7 +114,7 @@ def first_layer_motion(layout, numbers, coefficients, degree, motion, cols):
 
 
 @njit(**OPTIONS)
-def _early(matrix, size, values, step, sign, slack, spare):
+def _early(matrix, size, values, step, sign, slack, spare, halvings):
     """First x from which sign times a polynomial, given by a column of values, is below -slack; 2 if it never is."""
     doubt = False
     for r in range(size):
@@ -122,7 +123,7 @@ def _early(matrix, size, values, step, sign, slack, spare):
             total += view(matrix + 8 * (r * size + p), 1)[0] * view(values + 8 * p * step, 1)[0]
         spare[r] = sign * total + slack
         doubt = doubt or spare[r] < 0.0
-    return negative_from(address_of(spare), size, 52) if doubt else 2.0
+    return negative_from(address_of(spare), size, halvings) if doubt else 2.0
 
 
 @procedure(INT(Desk))
@@ -140,7 +141,9 @@ def violation_in_first_layer(desk_at):
         signs, slack = view(desk.signs, cols), view(desk.slack, cols)
         for i in range(cols):
             if marks[i] > 0.0:
-                times[count] = _early(desk.from_powers, degree + 1, table + 8 * i, cols, signs[i], slack[i], spare)
+                times[count] = _early(
+                    desk.from_powers, degree + 1, table + 8 * i, cols, signs[i], slack[i], spare, EXACT
+                )
                 kinks[count] = i
                 count += times[count] <= 1.0
     fresh, rest = integer_view(desk.fresh, desk.fresh_count), view(desk.fresh_rest, desk.fresh_count)
@@ -148,7 +151,7 @@ def violation_in_first_layer(desk_at):
     for a in range(desk.fresh_count):
         if fresh[a] < cols:
             sign, i = 2.0 * sigma[fresh[a]] - 1.0, fresh[a]
-            times[count] = _early(desk.from_shorter, degree, motion + 8 * i, cols, sign, rest[a] * desk.h, spare)
+            times[count] = _early(desk.from_shorter, degree, motion + 8 * i, cols, sign, rest[a] * desk.h, spare, EXACT)
             kinks[count] = i
             count += times[count] <= 1.0
     x, culprits, found = math.inf, integer_view(desk.culprits, desk.units), 0
@@ -197,7 +200,7 @@ def doubts_above(desk_at):
         for i in range(cols):
             if marks[i] > 0.0:
                 a = begin + i
-                x = _early(desk.from_values, count, table + 8 * i, cols, signs[a], slack[a], spare)
+                x = _early(desk.from_values, count, table + 8 * i, cols, signs[a], slack[a], spare, COARSE)
                 if x <= 1.0:
                     _watch(desk, a, signs[a], slack[a], 0.0)
                     guess = min(guess, x)
@@ -214,7 +217,7 @@ def doubts_above(desk_at):
             beyond = beyond or sign * value < -slack[a]
             column[k] = value / nodes[k]
         if beyond:
-            x = _early(desk.from_values, count, address_of(column), 1, sign, rest, spare)
+            x = _early(desk.from_values, count, address_of(column), 1, sign, rest, spare, COARSE)
             if x <= 1.0:
                 _watch(desk, a, sign, 0.0, rest)
                 guess = min(guess, x)

@@ -8,6 +8,18 @@ import numpy as np
 WRONG = 1e-13
 """Depth on the wrong side, relative to the largest pre-activation of the layer, that counts as a violation."""
 
+AT_ONCE = 1e-9
+"""A violation within this fraction of a step may come from the interpolant: up to three times the step is shortened."""
+
+EVENTS_AT_ONCE = 200
+"""So many events within 1e-13 of the horizon are a stall."""
+
+PAUSED, TRIED, ALONE, STALLED = range(4)
+"""Why compiled steps end: at a limit; with a step in doubt; before one that is left to others; without progress."""
+
+EXACT, COARSE = 52, 24
+"""Halvings of a step that find a root of a polynomial, and those after which it is a guess."""
+
 NODES = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0])
 """Where the layers above the first are evaluated in a step; a polynomial through these values is checked."""
 
@@ -140,7 +152,7 @@ class Lookout:
         nodes = self._nodes[1:]
         values = np.vstack([z[begin:], self._network.along(step, nodes, sigma)[:, begin:]])
         slack = WRONG * scales[self._network.layers]
-        kinks, times = self._roots(self._from_values @ values, signs[begin:], slack[begin:])
+        kinks, times = self._roots(self._from_values @ values, signs[begin:], slack[begin:], COARSE)
         watch = Watched(begin + kinks, signs[begin + kinks], slack[begin + kinks], np.zeros(kinks.size))
         own = fresh.kinks >= begin
         own[own] = self._beyond(values[1:, fresh.kinks[own] - begin], sides[fresh.kinks[own]], slack[fresh.kinks[own]])
@@ -149,7 +161,7 @@ class Lookout:
             quotients = values[:, new - begin]
             quotients[1:] /= nodes[:, None]
             quotients[0] = fresh.speed[own] * step.length
-            some, early = self._roots(self._from_values @ quotients, sides[new], rest)
+            some, early = self._roots(self._from_values @ quotients, sides[new], rest, COARSE)
             times = np.concatenate([times, early])
             watch = watch.joined(Watched(new[some], sides[new[some]], np.zeros(some.size), rest[some]))
         guess = float(np.min(times, initial=math.inf))
@@ -186,11 +198,12 @@ class Lookout:
         """Columns in which some value is on the wrong side by more than the slack: the others may be rounding."""
         return (sides * values < -slack).any(axis=0)
 
-    def _roots(self, bernstein, signs, slack):
+    def _roots(self, bernstein, signs, slack, halvings=EXACT):
         """Columns that leave their side by more than the slack, and when."""
         doubtful = np.flatnonzero((signs * bernstein < -slack).any(axis=0))
         times = np.array(
-            [self._passes.first_below_zero(signs[a] * bernstein[:, a] + slack[a], 52) for a in doubtful], dtype=float
+            [self._passes.first_below_zero(signs[a] * bernstein[:, a] + slack[a], halvings) for a in doubtful],
+            dtype=float,
         )
         return doubtful[times <= 1.0], times[times <= 1.0]
 

@@ -7,6 +7,7 @@ import numpy as np
 from numba import njit
 
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kinks.arrive import GRAZING, NEAR
 from gradflow.kinks.desk import INT, Desk, Wall, at
 from gradflow.kinks.frozen import preactivations, restore_curved
 from gradflow.kinks.inside import scales_of
@@ -14,12 +15,6 @@ from gradflow.kinks.passes import DEPTH, HEAD, pass_normals
 from gradflow.kinks.planes import project, span
 from gradflow.kinks.rules import SLIDE, TIE
 from gradflow.kinks.settling import change
-
-NEAR = 1e-11
-"""Distance from 0, relative to the largest pre-activation of the layer, within which a kink is reached as well."""
-
-GRAZING = 1e-6
-"""Excess of sigma over [0, 1] that a kink may have which comes back to 0 at once."""
 
 
 @njit(**OPTIONS)
@@ -45,12 +40,12 @@ def reached(desk_at, wall_at, marks):
     _mark(marks, wall.kinks, wall.count, 4)
     _mark(marks, desk.dark, desk.dark_count, 16)
     count = 0
-    for again in range(2):
+    for again in range(2 if desk.fresh_count else 1):
         for i in range(desk.units):
-            near, size = NEAR * scales[layers[i]], abs(z[i])
-            if not live[i] or marks[i] >= 4:
+            near, size, side = NEAR * scales[layers[i]], abs(z[i]), (2.0 * sigma[i] - 1.0) * z[i]
+            if (size >= near and side > 0.0 and not marks[i]) or not live[i] or marks[i] >= 4:
                 continue
-            hit = marks[i] & 2 or (2.0 * sigma[i] - 1.0) * z[i] < -0.01 * near
+            hit = marks[i] & 2 or side < -0.01 * near
             hit = hit or (size < near and not abs(before[i]) < near and not marks[i] & 1)
             if (again and not hit and marks[i] & 1 and size < near) or (not again and hit):
                 names[count] = i

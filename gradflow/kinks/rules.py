@@ -10,9 +10,8 @@ from gradflow.kinks.desk import INT
 from gradflow.kinks.passes import solve_cholesky
 from gradflow.kinks.slide import RANK
 
-SLIDE = 2
-TIE = 1e-10
-"""Relative speed that counts as rest, and distance of sigma from 0 and 1 that counts as none."""
+SLIDE, TIE = 2, 1e-10
+"""Status of a sliding kink; relative speed that counts as rest, and distance of sigma from 0 and 1 that is none."""
 
 
 @procedure(INT(*[INT] * 11))
@@ -87,15 +86,20 @@ def solve_slides(count, gram, plain, status, multipliers, speed):
     return solved
 
 
-@njit(
-    "i8(f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], i8[::1], i8[::1], f8[::1], f8[::1], i8[::1])",
-    cache=True,
-    **OPTIONS,
-)
-def offences(multipliers, attraction, speed, tie, status, calm, held, slack, offence, better):
-    """The same for arrays."""
+@njit("i8(f8[:, ::1], f8[:, ::1], i8[:, ::1], i8[::1])", cache=True, **OPTIONS)
+def offences(found, limits, marks, better):
+    """Offenders among kinks given by arrays: rows of `found` are multipliers, attractions, speeds and ties, of `limits`
+    the slack and the offences, of `marks` the status, calm and held ones.
+    """
+    k, rows, room, flags = better.size, address_of(found), address_of(limits), address_of(marks)
     return weigh(
-        status.size, address_of(multipliers), address_of(attraction), address_of(speed), address_of(tie),
-        address_of(status), address_of(calm), address_of(held), address_of(slack), address_of(offence),
+        k, rows, rows + 8 * k, rows + 16 * k, rows + 24 * k, flags, flags + 8 * k, flags + 16 * k, room, room + 8 * k,
         address_of(better),
     )  # fmt: skip
+
+
+@njit("i8(f8[:, ::1], f8[::1], f8[::1], f8[::1])", cache=True, **OPTIONS)
+def rests(gram, speed, d, tie):
+    """Speeds that are rest, for kinks given by arrays; one size of the velocity, or one for each."""
+    step = 1 if speed.size == d.size and d.size > 1 else 0
+    return resting_speeds(d.size, address_of(gram), address_of(speed), address_of(d), address_of(tie), step)

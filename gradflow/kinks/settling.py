@@ -11,14 +11,12 @@ from numba import njit
 
 from gradflow.kernels.matrices import multiply_nt
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kinks.arrive import SHADOW
 from gradflow.kinks.desk import INT, Desk, Wall, at, copy, length_of
 from gradflow.kinks.frozen import attractions, is_stacked, remove_rows, slide, stacked_attractions
 from gradflow.kinks.passes import X, factor_cholesky, pass_gradient, pass_normals, solve_factored
 from gradflow.kinks.planes import span
 from gradflow.kinks.rules import SLIDE, TIE, resting_speeds, solve_slides, weigh
-
-SHADOW = 1e-8
-"""Part of a normal outside the span of others, relative to its length, that counts as none."""
 
 TURNS = 100
 """Changes of a status in one decision after which it is declined."""

@@ -8,17 +8,11 @@ import numpy as np
 
 from gradflow.kinks.arrive import arrive, leave
 from gradflow.kinks.branch import Branch, chosen_sides
-from gradflow.kinks.look import Fresh
+from gradflow.kinks.look import AT_ONCE, EVENTS_AT_ONCE, PAUSED, STALLED, Fresh
 from gradflow.kinks.watch import first_departure
 from gradflow.status import Status
 from gradflow.steppers.kinked_state import pack
-from gradflow.steppers.kinked_step import PAUSED, STALLED, follow, try_step
-
-EVENTS_AT_ONCE = 200
-"""So many events within 1e-13 of the horizon are a stall."""
-
-AT_ONCE = 1e-9
-"""A violation within this fraction of a step may come from the interpolant: up to three times the step is shortened."""
+from gradflow.steppers.kinked_step import follow, try_step
 
 
 def attempt(run, limits) -> Status | None:

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.kinks.look import Step
+from gradflow.kinks.look import ALONE, Step
 from gradflow.kinks.slide import Point
-
-PAUSED, TRIED, ALONE, STALLED = range(4)
-"""Why compiled steps end: at a limit; with a step in doubt; before one that is left to others; without progress."""
 
 
 @dataclass(frozen=True)
