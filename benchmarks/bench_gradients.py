@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from gradflow.kernels.calls import GRADIENT, address, call, compiled
+from gradflow.kernels.kernel import aligned
 
 
 def gradients(count, gradient, theta, out, numbers, layout, work):
@@ -17,7 +18,7 @@ def gradients(count, gradient, theta, out, numbers, layout, work):
 def gradient_seconds(kernel, theta, repeats=9, seconds=0.02) -> float:
     """Least of several repeats."""
     loop, gradient = compiled(gradients), address(kernel.gradient, GRADIENT)
-    rest = (theta, np.empty_like(theta), kernel.numbers, kernel.layout, np.zeros(max(kernel.work_size, 1)))
+    rest = (theta, np.empty_like(theta), kernel.numbers, kernel.layout, aligned(max(kernel.work_size, 1)))
     count, best = 1, np.inf
     loop(1, gradient, *rest)
     for _ in range(repeats):

@@ -5,13 +5,13 @@ from numba import njit
 
 from gradflow import losses
 from gradflow.kernels.calls import GRADIENT, PRODUCT
-from gradflow.kernels.kernel import Kernel
+from gradflow.kernels.kernel import LINE, Kernel, aligned
 from gradflow.kernels.loss_terms import SPARE_PER_SAMPLE, differentiate, differentiate_twice
 from gradflow.kernels.matrices import add_penalty, multiply, multiply_nt
 from gradflow.kernels.procedures import OPTIONS, address_of, view
 
 SAMPLES, DIM, SIZE, POWER, LOSS, X, Y, CAPACITY, HEAD = range(9)
-DECAY, FACTOR, CONSTANT, DATA = range(4)
+DECAY, FACTOR, CONSTANT, DATA = 0, 1, 2, LINE
 
 
 @njit(**OPTIONS)
@@ -105,8 +105,8 @@ def build(network, loss, x, y, decay=0.0, *, factor=None, constant=0.0) -> Kerne
     layout[[SAMPLES, CAPACITY, DIM, SIZE, POWER]] = n, n, d, network.size, network.depth
     layout[LOSS] = losses.CODES[loss.name]
     layout[[X, Y]] = DATA, DATA + n * d
-    numbers = np.zeros(DATA + n * (d + 1))
-    numbers[:DATA] = decay, loss.factor(n) if factor is None else factor, constant
+    numbers = aligned(DATA + n * (d + 1))
+    numbers[: CONSTANT + 1] = decay, loss.factor(n) if factor is None else factor, constant
     write_samples(numbers, layout, x, y)
     work_size = (4 + SPARE_PER_SAMPLE) * n + 3 * d + 2 * network.size
     return Kernel("diagonal", gradient, product, numbers, layout, work_size, compiled=True, flops=flops(network, n))

@@ -5,6 +5,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LINE = 8
+"""Numbers in a cache line, and in the longest vectors of processors."""
+
+
+def aligned(size: int) -> np.ndarray:
+    """Zeros (size,) that begin at a cache line: vectors of eight numbers never cross one.
+
+    Examples
+    --------
+    >>> from gradflow.kernels.kernel import aligned
+    >>> aligned(3), aligned(3).ctypes.data % 64
+    (array([0., 0., 0.]), 0)
+    """
+    room = np.zeros(size + LINE)
+    first = -(room.ctypes.data // 8) % LINE
+    return room[first : first + size]
+
 
 @dataclass(frozen=True, eq=False)
 class Kernel:

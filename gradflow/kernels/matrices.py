@@ -66,12 +66,13 @@ class _Emitter:
 
     def sum_each(self, vectors):
         """One vector; lane i is the sum of the lanes of vectors[i]."""
-        even, odd = (self.constant(INT32, list(range(first, 2 * self.lanes, 2))) for first in (0, 1))
-        shuffle = self.builder.shuffle_vector
-        for _ in range(self.lanes.bit_length() - 1):
+        lanes, shuffle = range(self.lanes), self.builder.shuffle_vector
+        for width in [1, *[2] * (self.lanes.bit_length() - 2)]:
+            first = [i - i % 2 + i % 2 * self.lanes if width == 1 else 2 * i - i % 2 for i in lanes]
+            left, right = (self.constant(INT32, [i + shift for i in first]) for shift in (0, width))
             vectors = [*vectors, vectors[-1]] if len(vectors) % 2 else vectors
             pairs = zip(vectors[::2], vectors[1::2], strict=True)
-            vectors = [self.builder.fadd(shuffle(a, b, even), shuffle(a, b, odd)) for a, b in pairs]
+            vectors = [self.builder.fadd(shuffle(a, b, left), shuffle(a, b, right)) for a, b in pairs]
         return vectors[0]
 
     def loop(self, stop, step, carried, body):
@@ -92,6 +93,22 @@ class _Emitter:
         builder.position_at_end(after)
         return variables[1:]
 
+    def in_parts(self, parts, stop, sums, body):
+        """Sums after ``sums = body(k, sums)`` for k in range(0, stop), each in `parts` parts that are added at the end."""
+        builder, count = self.builder, len(sums)
+        rest = builder.srem(stop, INT(parts))
+        whole = builder.sub(stop, rest)
+
+        def turn(k, carried):
+            turns = [body(builder.add(k, INT(i)), carried[i * count : (i + 1) * count]) for i in range(parts)]
+            return [total for totals in turns for total in totals]
+
+        carried = self.loop(whole, parts, [*sums, *self.zeros((parts - 1) * count)], turn)
+        sums = self.loop(rest, 1, carried[:count], lambda k, sums: body(builder.add(whole, k), sums))
+        for i in range(1, parts):
+            sums = [builder.fadd(a, b) for a, b in zip(sums, carried[i * count : (i + 1) * count], strict=True)]
+        return sums
+
 
 def _generator(count, emit):
     """Signature and code generator of an intrinsic of `count` integers."""
@@ -103,8 +120,11 @@ def _generator(count, emit):
     return integers(count), generate
 
 
-def _tile(rows, vectors, lanes):
-    """Intrinsic: `rows` rows and `vectors` vectors of columns of C = A B + A2 B2; the last vectors stay inside C."""
+def _tile(rows, vectors, lanes, parts=1):
+    """Intrinsic: `rows` rows and `vectors` vectors of columns of C = A B + A2 B2; the last vectors stay inside C.
+
+    Each sum is taken in `parts` parts, added at the end: a lone row has too few sums to keep the processor busy.
+    """
 
     def emit_tile(builder, inner, a, row_step, inner_step, b, c, cols, column, inner2, a2, b2):
         emit = _Emitter(builder, lanes)
@@ -122,7 +142,9 @@ def _tile(rows, vectors, lanes):
                 pairs = ((x, y) for x in left for y in right)
                 return [emit.multiply_add(x, y, s) for (x, y), s in zip(pairs, sums, strict=True)]
 
-            return emit.loop(inner, 1, sums, body)
+            if parts == 1:
+                return emit.loop(inner, 1, sums, body)
+            return emit.in_parts(parts, inner, sums, body)
 
         sums = add_product(inner2, a2, b2, add_product(inner, a, b, emit.zeros(rows * vectors)))
         for i in range(rows):
@@ -137,7 +159,10 @@ def _tile(rows, vectors, lanes):
 
 
 def _dot_tile(rows, cols, lanes):
-    """Intrinsic: `rows` rows and `cols` columns of C = A B^T + A2 B2^T, for rows of at least `lanes` numbers."""
+    """Intrinsic: `rows` rows and `cols` columns of C = A B^T + A2 B2^T, for rows of at least `lanes` numbers.
+
+    One column of as many rows as lanes is written as one vector: its numbers must follow one another.
+    """
 
     def emit_tile(builder, inner, a, b, c, row_step, column_step, times2, a2, b2):
         emit = _Emitter(builder, lanes)
@@ -166,6 +191,9 @@ def _dot_tile(rows, cols, lanes):
             return emit.loop(builder.mul(some, times), 1, sums, tail)
 
         sums = add_product(times2, a2, b2, add_product(INT(1), a, b, emit.zeros(rows * cols)))
+        if (rows, cols) == (lanes, 1):
+            emit.store(emit.sum_each(sums), c)
+            return
         for i in range(rows * cols):
             if i % lanes == 0:
                 totals = emit.sum_each(sums[i : i + lanes])
@@ -181,6 +209,7 @@ def _dot_tile(rows, cols, lanes):
 
 _block_8, _half_8, _row_8 = _tile(4, 2, 8), _tile(4, 1, 8), _tile(1, 4, 8)
 _block_4, _row_4 = _tile(4, 2, 4), _tile(1, 2, 4)
+_long_row, _short_row, _tall_dots = _tile(1, 4, 8, 2), _tile(1, 1, 8, 8), _dot_tile(8, 1, 8)
 _dots_16, _dots_8, _dots_4, _dot = _dot_tile(4, 4, 8), _dot_tile(4, 2, 4), _dot_tile(4, 1, 4), _dot_tile(1, 1, 4)
 
 
@@ -293,9 +322,34 @@ def _sweep_dots(rows, cols, inner, a, b, c, row_step, column_step, times2, a2, b
         j += width
 
 
+@procedure(integers(9))
+def _sweep_row(cols, inner, a, step, b, c, inner2, a2, b2):
+    """The same for one row and at least 8 columns, with wide registers; the numbers of the row lie `step` apart."""
+    j = 0
+    while j < cols:
+        if cols - j > 8:
+            _long_row(inner, a, 0, step, b, c, cols, j, inner2, a2, b2)
+        else:
+            _short_row(inner, a, 0, step, b, c, cols, j, inner2, a2, b2)
+        j += 32
+
+
+@procedure(integers(8))
+def _sweep_column(rows, inner, a, b, c, times2, a2, b2):
+    """The same for at least 8 rows and one column, with wide registers; rows of at least 8 numbers."""
+    i = 0
+    while i < rows:
+        i = min(i, rows - 8)
+        s = 8 * i * inner
+        _tall_dots(inner, a + s, b, c + 8 * i, 1, 1, times2, a2 + s, b2)
+        i += 8
+
+
 @procedure(integers(10))
 def _multiply(rows, cols, inner, a, row_step, inner_step, b, c, a2, b2):
-    if cols >= 4:
+    if rows == 1 and cols >= 8 and _wide_registers():
+        _sweep_row(cols, inner, a, inner_step, b, c, inner if a2 else 0, a2, b2)
+    elif cols >= 4:
         _sweep(rows, cols, inner, a, row_step, inner_step, b, c, inner if a2 else 0, a2, b2)
     else:
         _plain(rows, cols, inner, a, row_step, inner_step, b, cols, 1, c, a2, b2)
@@ -306,6 +360,10 @@ def _multiply_nt(rows, cols, inner, a, b, c, a2, b2):
     times2 = 1 if a2 else 0
     if inner < 4:
         _plain(rows, cols, inner, a, inner, 1, b, 1, inner, c, a2, b2)
+    elif cols == 1 and rows >= 8 and inner >= 8 and _wide_registers():
+        _sweep_column(rows, inner, a, b, c, times2, a2, b2)
+    elif rows == 1 and cols >= 8 and inner >= 8 and _wide_registers():
+        _sweep_column(cols, inner, b, a, c, times2, b2, a2)
     elif rows >= 4:
         _sweep_dots(rows, cols, inner, a, b, c, cols, 1, times2, a2, b2)
     elif cols >= 4:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow.kernels.calls import GRADIENT, VELOCITY, address, call, compiled
-from gradflow.kernels.kernel import Kernel
+from gradflow.kernels.kernel import Kernel, aligned
 
 
 class RightHandSide(NamedTuple):
@@ -57,7 +57,7 @@ class Field:
     --------
     >>> import numpy as np
     >>> from gradflow.kernels.calls import call
-    >>> from gradflow.kernels.kernel import Kernel
+    >>> from gradflow.kernels.kernel import Kernel, aligned
     >>> from gradflow.steppers.field import Field
     >>> def bowl(theta, out, numbers, layout, work):
     ...     out[:] = 2.0 * theta
@@ -90,7 +90,7 @@ class Field:
             chain,
             _as_kernels_take(kernel.numbers, np.float64),
             _as_kernels_take(kernel.layout, np.int64),
-            np.zeros(max(kernel.work_size, 1)),
+            aligned(max(kernel.work_size, 1)),
             np.array(coefficients, dtype=np.float64).reshape(-1),
         )
         self._evaluate = compiled(evaluate) if self.compiled else evaluate
