@@ -10,7 +10,7 @@ import gradflow as gf
 from gradflow.kernels.kernel import Kernel
 from gradflow.status import Status
 from gradflow.steppers.adams import DAMPING, STABLE, STABLE_DAMPED, Adams
-from gradflow.steppers.adams_loop import combined, difference_weights, newton_integrals
+from gradflow.steppers.adams_formulas import difference_weights, gauss_products, integral_weights, inverse_gaps
 from gradflow.steppers.choose import make_field
 from gradflow.steppers.explicit import Explicit
 from gradflow.steppers.field import Field
@@ -89,11 +89,30 @@ def test_even_steps_are_stable_up_to_the_limit_and_not_beyond(k, damped):
 
 
 def test_weights_integrate_polynomials_exactly():
-    nodes = np.array([1.0, 0.0, -0.7, -1.9, -2.2, -4.0])
+    """To rounding: a few units in the last place of the largest terms of each sum."""
+    points = np.array([1.0, 0.0, -0.7, -1.9, -2.2, -4.0])
+    inverses, products, weights = np.zeros(6), np.zeros(6), np.zeros(6)
+    inverse_gaps(points, 6, inverses)
     for end in (1.0, 0.3):
-        weights = combined(newton_integrals(nodes, 6, end), difference_weights(nodes))
+        gauss_products(points, 6, end, products)
+        integral_weights(points, 6, end, inverses, products, weights)
         for power in range(6):
-            np.testing.assert_allclose(weights @ nodes**power, end ** (power + 1) / (power + 1), rtol=1e-12)
+            terms = weights * points**power
+            assert abs(terms.sum() - end ** (power + 1) / (power + 1)) < 1e-15 * np.abs(terms).sum()
+
+
+@pytest.mark.parametrize(("k", "known"), [(1, 1), (1, 3), (3, 3), (3, 4)])
+def test_differences_of_powers_are_one_and_of_lower_powers_zero(k, known):
+    points, inverses, weights = np.array([0.0, -0.7, -1.9, -2.2]), np.zeros(5), np.full((3, 5), np.nan)
+    inverse_gaps(points, k, inverses)
+    difference_weights(points, k, known, inverses, weights)
+    nodes = np.array([1.0, *points])
+    for j, row in enumerate(weights):
+        degree = k - 1 + j
+        there = 0 < degree <= known
+        for power in range(degree + 1):
+            found = row[: k + 2] @ nodes[: k + 2] ** power
+            np.testing.assert_allclose(found, 1.0 if there and power == degree else 0.0, atol=1e-12)
 
 
 def test_bound_steps_stay_stable_without_failing():

@@ -94,7 +94,7 @@ class _Emitter:
         return variables[1:]
 
     def in_parts(self, parts, stop, sums, body):
-        """Sums after ``sums = body(k, sums)`` for k in range(0, stop), each in `parts` parts that are added at the end."""
+        """Vectors after ``sums = body(k, sums)`` for k in range(0, stop), summed in parts that are added at the end."""
         builder, count = self.builder, len(sums)
         rest = builder.srem(stop, INT(parts))
         whole = builder.sub(stop, rest)

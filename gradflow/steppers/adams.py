@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow.kernels.calls import compiled
+from gradflow.steppers.adams_formulas import GAUSS_POINTS
 from gradflow.steppers.adams_loop import HELPERS, TWINS, advance
+from gradflow.steppers.adams_passes import BLOCK
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import start_vector, state_of, tolerances
+from gradflow.steppers.saving import aligned_rows, start_vector, state_of, tolerances
 from gradflow.steppers.stepper import Measured, Stepper
 
 STABLE = (2.0, 2.4, 1.93, 1.41, 1.03, 0.77, 0.57, 0.43, 0.33, 0.26, 0.21)
@@ -29,7 +31,7 @@ _RECORD = np.dtype([(name, "f8") for name in _NUMBERS] + [(name, "i8") for name 
 
 
 class Method(NamedTuple):
-    """Error constants and safe stability limits, full and damped, by number of velocities; tolerances."""
+    """Error constants times k! and safe stability limits, full and damped, by number k of velocities; tolerances."""
 
     error: np.ndarray
     stable: np.ndarray
@@ -43,22 +45,29 @@ class Method(NamedTuple):
 class Memory(NamedTuple):
     """Arrays of one run.
 
-    ``points`` holds states and ``newest`` says which: the newest point, the one before, the corrected end of the trial
+    ``states`` holds states and ``newest`` says which: the newest point, the one before, the corrected end of the trial
     step. ``rows`` holds velocities and ``slots`` says which: those of the history, newest first, then those at the
     predicted end of the last step, at that of the trial step, and at the corrected end of the trial step. ``state``
-    and ``state_before`` are what the caller sees where a step went past t_end.
+    and ``state_before`` are what the caller sees where a step went past t_end. The rest is scratch: ``parts`` for
+    weighted sums of rows, ``points`` and below for the weights of a step.
     """
 
     state: np.ndarray
     state_before: np.ndarray
     velocity: np.ndarray
     predicted: np.ndarray
-    points: np.ndarray
-    newest: np.ndarray
-    norms: np.ndarray
+    states: np.ndarray
     rows: np.ndarray
+    parts: np.ndarray
+    newest: np.ndarray
     times: np.ndarray
     slots: np.ndarray
+    norms: np.ndarray
+    points: np.ndarray
+    inverses: np.ndarray
+    products: np.ndarray
+    weights: np.ndarray
+    places: np.ndarray
 
 
 class Adams(Measured, Stepper):
@@ -139,14 +148,22 @@ class Adams(Measured, Stepper):
         y = start_vector(state)
         self.field = field
         self._method = _method(float(rtol), tolerances(float(rtol), atol, y.size), float(stiff_gradients))
+        table = aligned_rows(7 + _DEPTH + 3, y.size)
+        table[4:7] = y
         self._memory = Memory(
-            *(np.zeros(y.size) for _ in range(4)),
-            points=np.stack([y, y, y]),
+            *table[:4],
+            states=table[4:7],
+            rows=table[7:],
+            parts=aligned_rows(3, min(y.size, BLOCK)),
             newest=np.arange(3),
-            norms=np.zeros(5),
-            rows=np.zeros((_DEPTH + 3, y.size)),
             times=np.zeros(_DEPTH + 3),
             slots=np.arange(_DEPTH + 3),
+            norms=np.zeros(5),
+            points=np.zeros(_DEPTH + 1),
+            inverses=np.zeros(_DEPTH + 1),
+            products=np.zeros(GAUSS_POINTS.size),
+            weights=np.zeros((3, _DEPTH + 1)),
+            places=np.zeros(_DEPTH + 1, np.int64),
         )
         self._record = np.zeros(1, _RECORD)
         self._now = self._record[0]
@@ -157,10 +174,10 @@ class Adams(Measured, Stepper):
         """Evaluate the start, and make a first step of half the tolerance."""
         now, memory, method = self._now, self._memory, self._method
         now["t"] = now["t_before"] = now["newest"] = memory.times[0] = t
-        now["value"] = now["newest_value"] = self.field(t, memory.points[0], memory.rows[0])
+        now["value"] = now["newest_value"] = self.field(t, memory.states[0], memory.rows[0])
         now["gradients"] = now["has_value"] = now["order"] = now["known"] = 1
         with np.errstate(all="ignore"):
-            scaled = memory.rows[0] / (method.atol + method.rtol * np.abs(memory.points[0]))
+            scaled = memory.rows[0] / (method.atol + method.rtol * np.abs(memory.states[0]))
             speed = float(np.linalg.norm(scaled)) / math.sqrt(scaled.size)
         now["h"] = now["h_tried"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
 
@@ -182,7 +199,7 @@ class Adams(Measured, Stepper):
         count = min(max(int(now["order"]), int(now["used"])) + 2, int(now["known"]))
         kept = [*m.slots[:count], m.slots[-3]]
         numbers = {name: now[name].item() for name in _NUMBERS + _COUNTERS + _COUNTS}
-        arrays = {"state": self.state, "points": m.points[m.newest[:2]], "velocities": m.rows[kept]}
+        arrays = {"state": self.state, "points": m.states[m.newest[:2]], "velocities": m.rows[kept]}
         return numbers | arrays | {"times": m.times[kept[:-1]]}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -198,7 +215,7 @@ class Adams(Measured, Stepper):
             now[name] = snapshot[name]
         count = len(snapshot["times"])
         m.newest[:], m.slots[:] = np.arange(3), np.arange(m.slots.size)
-        m.points[:2], m.times[:count] = snapshot["points"], snapshot["times"]
+        m.states[:2], m.times[:count] = snapshot["points"], snapshot["times"]
         m.rows[:count], m.rows[m.slots[-3]] = snapshot["velocities"][:-1], snapshot["velocities"][-1]
         m.state[:] = m.state_before[:] = state
         now["t_before"], now["known"], now["inside_before"] = now["t"], count, 1
@@ -208,13 +225,13 @@ class Adams(Measured, Stepper):
     def state(self) -> np.ndarray:
         """State at ``t``, a copy."""
         m = self._memory
-        return (m.state if self._now["inside"] else m.points[m.newest[0]]).copy()
+        return (m.state if self._now["inside"] else m.states[m.newest[0]]).copy()
 
     @property
     def state_before(self) -> np.ndarray:
         """State at ``t_before``, a copy."""
         m = self._memory
-        return (m.state_before if self._now["inside_before"] else m.points[m.newest[1]]).copy()
+        return (m.state_before if self._now["inside_before"] else m.states[m.newest[1]]).copy()
 
     @property
     def value(self) -> float:
@@ -239,7 +256,7 @@ class Adams(Measured, Stepper):
         if now["inside"]:
             now["value"] = self.field(self.t, m.state, m.velocity)
         else:
-            now["value"] = now["newest_value"] = self.field(self.t, m.points[m.newest[0]], m.rows[m.slots[0]])
+            now["value"] = now["newest_value"] = self.field(self.t, m.states[m.newest[0]], m.rows[m.slots[0]])
             now["due"] = 1
 
 
@@ -254,4 +271,5 @@ def _method(rtol: float, atol: np.ndarray, stiff_gradients: float) -> Method:
     stable, error = np.zeros((2, most + 1)), np.zeros((2, most + 1))
     stable[0, 1:], stable[1, 1 : len(STABLE_DAMPED) + 1] = STABLE, STABLE_DAMPED
     error[0, 1:], error[1] = gamma[:-1] - gamma[1:], (1.0 - damping) * gamma
+    error *= [math.factorial(k) for k in range(most + 1)]
     return Method(error, _SAFE * stable, damping, most, rtol, atol, stiff_gradients)

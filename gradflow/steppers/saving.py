@@ -70,34 +70,32 @@ def aligned_rows(rows: int, size: int) -> np.ndarray:
 def save_arrays(save_at: Any, saved: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Times to save at and the array for the states, in the one type that compiled code takes.
 
-        Parameters
-        ----------
-        save_at : array_like, (m,), or None
-            Increasing times; None: nothing is saved.
-        saved : ndarray of float64, (m, S), or None
-            Array to be filled.
-        size : int
-            Length S of the state.
+    Parameters
+    ----------
+    save_at : array_like, (m,), or None
+        Increasing times; None: nothing is saved.
+    saved : ndarray of float64, (m, S), or None
+        Array to be filled.
+    size : int
+        Length S of the state.
 
-        Returns
-        -------
-        tuple of ndarray
-            ``save_at`` and ``saved``; the second is the array that was given, never a copy.
+    Returns
+    -------
+    tuple of ndarray
+        ``save_at`` and ``saved``; the second is the array that was given, never a copy.
 
-        Raises
-        ------
-        ValueError
-            If ``saved`` does not fit.
+    Raises
+    ------
+    ValueError
+        If ``saved`` does not fit.
 
-        Examples
-        --------
-        >>> import numpy as np
-
-    from gradflow.kernels.kernel import LINE, aligned
-        >>> from gradflow.steppers.saving import save_arrays
-        >>> times, states = save_arrays([0.0, 1.0], np.empty((2, 3)), 3)
-        >>> times
-        array([0., 1.])
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gradflow.steppers.saving import save_arrays
+    >>> times, states = save_arrays([0.0, 1.0], np.empty((2, 3)), 3)
+    >>> times
+    array([0., 1.])
     """
     times = np.empty(0) if save_at is None else np.require(save_at, np.float64, ["C", "W"])
     states = np.empty((0, size)) if saved is None else saved

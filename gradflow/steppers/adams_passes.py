@@ -1,0 +1,104 @@
+"""Passes over the vectors of the Adams stepper, each in a numpy form and in a form for compiled code."""
+
+import math
+
+import numpy as np
+
+from gradflow.kernels.procedures import address_of, view
+from gradflow.kernels.sums import add_rows as add_rows_at
+from gradflow.kernels.sums import sum_rows as sum_rows_at
+from gradflow.steppers.adaptive import assign, assign_loops, distance, distance_loops, stage, stage_view
+
+BLOCK = 512
+"""Entries whose sums are taken together, so that they stay in the cache."""
+
+
+def add_rows(out, base, count, weights, rows, places):
+    """Write base + sum over l < count of weights[l] rows[places[l]] to out."""
+    np.add(base, np.dot(weights[:count], rows[places[:count]]), out=out)
+
+
+def add_rows_loop(out, base, count, weights, rows, places):
+    """The same for compiled code."""
+    step, target = rows.strides[0] // 8, address_of(out)
+    add_rows_at(
+        out.size, count, address_of(weights), address_of(places), address_of(rows), step, address_of(base), target, 1.0
+    )
+
+
+def correct(out, y, p, gain, count, weights, rows, places, rtol, atol, parts, norms):
+    """Write p + gain d[1] to out, d the three weighted sums of `count` rows, and norms.
+
+    These are the root mean squares of d[0], d[1], d[2], entries over their tolerances, and the lengths of y and d[1].
+    """
+    scale = atol + rtol * np.maximum(np.abs(y), np.abs(p))
+    for j in range(3):
+        d = np.dot(weights[j, :count], rows[places[:count]])
+        norms[j] = math.sqrt(np.dot(d / scale, d / scale) / y.size)
+        if j == 1:
+            out[:] = p + gain * d
+            norms[4] = math.sqrt(np.dot(d, d))
+    norms[3] = math.sqrt(np.dot(y, y))
+
+
+def correct_loop(out, y, p, gain, count, weights, rows, places, rtol, atol, parts, norms):
+    """The same for compiled code, by blocks that stay in the cache."""
+    step, width, first = rows.strides[0] // 8, parts.strides[0], address_of(parts)
+    for j in range(norms.size):
+        norms[j] = 0.0
+    for start in range(0, y.size, BLOCK):
+        size, shift = min(BLOCK, y.size - start), 8 * start
+        for j in range(3):
+            row = address_of(weights) + weights.strides[0] * j
+            sum_rows_at(size, count, row, address_of(places), address_of(rows) + shift, step, 0, first + width * j, 1.0)
+        low, middle, high = view(first, size), view(first + width, size), view(first + 2 * width, size)
+        here = (
+            view(address_of(y) + shift, size),
+            view(address_of(p) + shift, size),
+            view(address_of(atol) + shift, size),
+        )
+        shown = view(address_of(out) + shift, size)
+        for i in range(size):
+            shown[i] = here[1][i] + gain * middle[i]
+        add_squares(here, low, middle, high, rtol, norms)
+    for j in range(norms.size):
+        norms[j] = math.sqrt(norms[j] / y.size if j < 3 else norms[j])
+
+
+def add_squares(here, low, middle, high, rtol, norms):
+    """Add the squares of one block to the squared norms."""
+    (y, p, atol), (a, b, c, d, e) = here, (0.0, 0.0, 0.0, 0.0, 0.0)
+    for i in range(y.size):
+        scale = 1.0 / (atol[i] + rtol * max(abs(y[i]), abs(p[i])))
+        a += (low[i] * scale) ** 2
+        b += (middle[i] * scale) ** 2
+        c += (high[i] * scale) ** 2
+        d += y[i] ** 2
+        e += middle[i] ** 2
+    norms[0] += a
+    norms[1] += b
+    norms[2] += c
+    norms[3] += d
+    norms[4] += e
+
+
+def mix(out, a, b, share):
+    """Write (1 - share) a + share b to out."""
+    out[:] = (1.0 - share) * a + share * b
+
+
+def mix_loop(out, a, b, share):
+    """The same for compiled code."""
+    for i in range(out.size):
+        out[i] = (1.0 - share) * a[i] + share * b[i]
+
+
+HELPERS = (add_squares,)
+TWINS = (
+    (add_rows, add_rows_loop),
+    (correct, correct_loop),
+    (mix, mix_loop),
+    (distance, distance_loops),
+    (assign, assign_loops),
+    (stage, stage_view),
+)
