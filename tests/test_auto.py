@@ -6,7 +6,7 @@ import pytest
 import gradflow as gf
 from gradflow.kernels.calls import compiled
 from gradflow.kernels.procedures import address_of
-from gradflow.kernels.sums import add_rows, sum_rows
+from gradflow.kernels.sums import add_rows, sum_rows, sum_rows_three
 from gradflow.status import Status
 from gradflow.steppers.auto import LOOSEST, Auto
 from gradflow.steppers.choose import make_field
@@ -117,4 +117,23 @@ def test_weighted_sums_of_rows_are_those_of_numpy_and_write_nothing_else(size):
         both_sums(without_zeros(table), j, rows[:, :size], base, out[0, 1:-1], out[1, 1:-1])
         expected = 0.3 * table[j] @ rows[:, :size]
         np.testing.assert_allclose(out[:, 1:-1], [base + expected, expected], rtol=1e-14, atol=1e-14)
+    np.testing.assert_array_equal(out[:, [0, -1]], 7.0)
+
+
+@compiled
+def three_sums(weights, places, rows, out):
+    table, step = address_of(rows), rows.strides[0] // 8
+    apart = weights.strides[0] // 8, out.strides[0] // 8
+    sum_rows_three(
+        rows.shape[1], places.size, address_of(weights), address_of(places), table, step, address_of(out), *apart
+    )
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 15, 16, 17, 100])
+def test_three_sums_of_the_same_rows_are_those_of_numpy_and_write_nothing_else(size):
+    rng = np.random.default_rng(size)
+    weights, places, rows = rng.standard_normal((3, 4)), np.array([5, 0, 2, 3]), rng.standard_normal((6, size))
+    out = np.full((3, size + 2), 7.0)
+    three_sums(weights, places, rows, out[:, 1:-1])
+    np.testing.assert_allclose(out[:, 1:-1], weights @ rows[places], rtol=1e-14, atol=1e-14)
     np.testing.assert_array_equal(out[:, [0, -1]], 7.0)

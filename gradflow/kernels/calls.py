@@ -121,6 +121,7 @@ def compiled(
     helpers: tuple[Callable, ...] = (),
     twins: tuple[tuple[Callable, Callable], ...] = (),
     fastmath: frozenset[str] = SAFE_MATH,
+    inline: bool = False,
 ) -> Callable:
     """Compile a Python function together with the Python functions that it calls.
 
@@ -136,6 +137,9 @@ def compiled(
         Functions with a second form for compiled code: (numpy form, loop form).
     fastmath : frozenset of str
         Rewritings allowed.
+    inline : bool
+        Whether the helpers become part of the functions that call them, as the twins always do: to hand over a tuple
+        of many arrays takes longer than a pass over a short vector, but compilation takes longer too.
 
     Returns
     -------
@@ -153,11 +157,11 @@ def compiled(
     with _lock:
         if function not in _dispatchers:
             for helper in helpers:
-                _register(helper, helper, fastmath)
+                _register(helper, helper, fastmath, inline)
             for numpy_form, loop_form in twins:
-                _register(numpy_form, loop_form, fastmath)
+                _register(numpy_form, loop_form, fastmath, True)
             _dispatchers[function] = _jit(function, signature=signature, fastmath=fastmath, nogil=True)
-            _watch(_dispatchers[function], (*helpers, *(form for pair in twins for form in pair)))
+            _watch(_dispatchers[function], (*helpers, *(form for pair in twins for form in pair)), inline)
         return _dispatchers[function]
 
 
@@ -178,7 +182,7 @@ def _jit(function: Callable, *, signature: str | None, fastmath: frozenset[str] 
         return njit(*types, **options)(function)
 
 
-def _watch(dispatcher: Any, functions: tuple[Callable, ...]) -> None:
+def _watch(dispatcher: Any, functions: tuple[Callable, ...], inline: bool) -> None:
     """Let the cache of a compiled function know the files of the functions it holds, and read past types that are gone.
 
     A cached entry names its argument types; one whose type has moved since is made anew.
@@ -187,7 +191,7 @@ def _watch(dispatcher: Any, functions: tuple[Callable, ...]) -> None:
     if cache is None:
         return
     stats = (os.stat(path) for path in sorted({function.__code__.co_filename for function in functions}))
-    cache._source_stamp = (cache._source_stamp, *((file.st_mtime, file.st_size) for file in stats))
+    cache._source_stamp = (cache._source_stamp, inline, *((file.st_mtime, file.st_size) for file in stats))
     read = cache._load_index
 
     def read_what_is_known() -> dict:
@@ -206,12 +210,12 @@ def _argument_types(signature: str) -> tuple:
     return sigutils.normalize_signature(signature)[0]
 
 
-def _register(function: Callable, compiled_form: Callable, fastmath: frozenset[str]) -> None:
+def _register(function: Callable, compiled_form: Callable, fastmath: frozenset[str], inline: bool) -> None:
     """Let compiled code that calls ``function`` use the compiled ``compiled_form``."""
     from numba.extending import overload
 
     if function not in _registered:
-        options: Any = {"error_model": "numpy", "fastmath": set(fastmath)}
+        options: Any = {"error_model": "numpy", "fastmath": set(fastmath), "forceinline": inline}
         overload(function, jit_options=options, strict=False)(lambda *_: compiled_form)
         _registered.add(function)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow.kernels.calls import compiled
-from gradflow.steppers.adams_formulas import GAUSS_POINTS
+from gradflow.steppers.adams_formulas import GAUSS_POINTS, MOST_POINTS, ROWS
 from gradflow.steppers.adams_loop import HELPERS, TWINS, advance
 from gradflow.steppers.adams_passes import BLOCK
 from gradflow.steppers.field import Field
@@ -64,8 +64,7 @@ class Memory(NamedTuple):
     slots: np.ndarray
     norms: np.ndarray
     points: np.ndarray
-    inverses: np.ndarray
-    products: np.ndarray
+    spare: np.ndarray
     weights: np.ndarray
     places: np.ndarray
 
@@ -159,15 +158,14 @@ class Adams(Measured, Stepper):
             times=np.zeros(_DEPTH + 3),
             slots=np.arange(_DEPTH + 3),
             norms=np.zeros(5),
-            points=np.zeros(_DEPTH + 1),
-            inverses=np.zeros(_DEPTH + 1),
-            products=np.zeros(GAUSS_POINTS.size),
-            weights=np.zeros((3, _DEPTH + 1)),
-            places=np.zeros(_DEPTH + 1, np.int64),
+            points=np.zeros(MOST_POINTS),
+            spare=np.zeros(MOST_POINTS + GAUSS_POINTS.size),
+            weights=np.zeros((ROWS, MOST_POINTS)),
+            places=np.zeros(MOST_POINTS, np.int64),
         )
         self._record = np.zeros(1, _RECORD)
         self._now = self._record[0]
-        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
+        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS, inline=True) if field.compiled else advance
         self._begin(float(t))
 
     def _begin(self, t: float) -> None:

@@ -9,13 +9,7 @@ from gradflow.kernels.calls import call, uncounted
 from gradflow.status import Status
 from gradflow.steppers import adams_formulas as formulas
 from gradflow.steppers import adams_passes as passes
-from gradflow.steppers.adams_formulas import (
-    correction_integrals,
-    difference_weights,
-    gauss_products,
-    integral_weights,
-    inverse_gaps,
-)
+from gradflow.steppers.adams_formulas import inside_weights, step_weights
 from gradflow.steppers.adams_passes import add_rows, assign, correct, distance, mix, stage
 
 _GO_ON = -1
@@ -44,26 +38,20 @@ def scale_points(memory, first, count, start, h):
 
 
 def predict(memory, now):
-    """Write the integral of the polynomial through the last velocities to predicted."""
+    """Write the integral of the polynomial through the last velocities to predicted, and all weights of the step."""
     m, k, h = memory, now["order"], now["h"]
     scale_points(m, 0, min(k + 1, now["known"]), now["newest"], h)
-    inverse_gaps(m.points, k, m.inverses)
-    gauss_products(m.points, k, 1.0, m.products)
-    integral_weights(m.points, k, 1.0, m.inverses, m.products, m.weights[0])
-    for l in range(k):
-        m.weights[0, l] *= h
-    add_rows(m.predicted, state_at(m, 0), k, m.weights[0], m.rows, m.slots)
+    step_weights(k, now["known"], h, m.points, m.spare, m.weights)
+    add_rows(m.predicted, state_at(m, 0), k, m.weights, m.rows, m.slots)
 
 
 def correct_step(method, memory, now):
     """Write the corrected end of the step; return the error in units of the tolerance."""
     m, k = memory, now["order"]
-    first, second = correction_integrals(m.points, k, m.products)
-    gain, factor = now["h"] * first, now["h"] * abs(second)
+    gain, factor = m.weights[4, 0], abs(m.weights[5, 0])
     if now["damped"]:
         factor = (1.0 - method.damping[k]) * gain
         gain *= method.damping[k]
-    difference_weights(m.points, k, now["known"], m.inverses, m.weights)
     m.places[0] = m.slots[-2]
     for l in range(k + 1):
         m.places[l + 1] = m.slots[l]
@@ -202,15 +190,9 @@ def interpolate(memory, now, time, out):
     m.points[0], m.places[0] = 1.0, m.slots[-3]
     x = (time - start) / h
     bend = x * x * (3.0 - 2.0 * x)
-    inverse_gaps(m.points, k + 1, m.inverses)
-    for j in range(2):
-        end = 1.0 if j == 0 else x
-        gauss_products(m.points, k + 1, end, m.products)
-        integral_weights(m.points, k + 1, end, m.inverses, m.products, m.weights[j])
-    for l in range(k + 1):
-        m.weights[0, l] = h * (m.weights[1, l] - bend * m.weights[0, l])
+    inside_weights(k + 1, x, h, bend, m.points, m.spare, m.weights)
     mix(m.predicted, state_at(m, 1), state_at(m, 0), bend)
-    add_rows(out, m.predicted, k + 1, m.weights[0], m.rows, m.places)
+    add_rows(out, m.predicted, k + 1, m.weights, m.rows, m.places)
 
 
 def show(memory, now, t_end):
@@ -286,7 +268,7 @@ def advance(rhs, method, limits, memory, record, save_at, saved, first):
 
 
 HELPERS = (
-    *formulas.HELPERS, *passes.HELPERS, evaluate, scale_points, predict, correct_step, state_at, velocity_at, attempt,
+    *passes.HELPERS, evaluate, scale_points, predict, correct_step, state_at, velocity_at, attempt,
     reject, accept, complete, choose, watch_stiffness, interpolate, show, is_low, stop,
 )  # fmt: skip
-TWINS = passes.TWINS
+TWINS = (*formulas.TWINS, *passes.TWINS)

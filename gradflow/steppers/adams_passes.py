@@ -6,7 +6,7 @@ import numpy as np
 
 from gradflow.kernels.procedures import address_of, view
 from gradflow.kernels.sums import add_rows as add_rows_at
-from gradflow.kernels.sums import sum_rows as sum_rows_at
+from gradflow.kernels.sums import sum_rows_three
 from gradflow.steppers.adaptive import assign, assign_loops, distance, distance_loops, stage, stage_view
 
 BLOCK = 512
@@ -14,16 +14,14 @@ BLOCK = 512
 
 
 def add_rows(out, base, count, weights, rows, places):
-    """Write base + sum over l < count of weights[l] rows[places[l]] to out."""
-    np.add(base, np.dot(weights[:count], rows[places[:count]]), out=out)
+    """Write base + sum over l < count of weights[3, l] rows[places[l]] to out."""
+    np.add(base, np.dot(weights[3, :count], rows[places[:count]]), out=out)
 
 
 def add_rows_loop(out, base, count, weights, rows, places):
     """The same for compiled code."""
-    step, target = rows.strides[0] // 8, address_of(out)
-    add_rows_at(
-        out.size, count, address_of(weights), address_of(places), address_of(rows), step, address_of(base), target, 1.0
-    )
+    step, row, target = rows.strides[0] // 8, address_of(weights) + 3 * weights.strides[0], address_of(out)
+    add_rows_at(out.size, count, row, address_of(places), address_of(rows), step, address_of(base), target, 1.0)
 
 
 def correct(out, y, p, gain, count, weights, rows, places, rtol, atol, parts, norms):
@@ -43,31 +41,26 @@ def correct(out, y, p, gain, count, weights, rows, places, rtol, atol, parts, no
 
 def correct_loop(out, y, p, gain, count, weights, rows, places, rtol, atol, parts, norms):
     """The same for compiled code, by blocks that stay in the cache."""
-    step, width, first = rows.strides[0] // 8, parts.strides[0], address_of(parts)
+    step, width, first, table = rows.strides[0] // 8, parts.strides[0], address_of(parts), address_of(weights)
     for j in range(norms.size):
         norms[j] = 0.0
     for start in range(0, y.size, BLOCK):
         size, shift = min(BLOCK, y.size - start), 8 * start
-        for j in range(3):
-            row = address_of(weights) + weights.strides[0] * j
-            sum_rows_at(size, count, row, address_of(places), address_of(rows) + shift, step, 0, first + width * j, 1.0)
+        block = address_of(rows) + shift
+        sum_rows_three(size, count, table, address_of(places), block, step, first, weights.strides[0] // 8, width // 8)
         low, middle, high = view(first, size), view(first + width, size), view(first + 2 * width, size)
-        here = (
-            view(address_of(y) + shift, size),
-            view(address_of(p) + shift, size),
-            view(address_of(atol) + shift, size),
-        )
+        here, there = view(address_of(y) + shift, size), view(address_of(p) + shift, size)
         shown = view(address_of(out) + shift, size)
         for i in range(size):
-            shown[i] = here[1][i] + gain * middle[i]
-        add_squares(here, low, middle, high, rtol, norms)
+            shown[i] = there[i] + gain * middle[i]
+        add_squares((here, there, view(address_of(atol) + shift, size)), low, middle, high, rtol, norms)
     for j in range(norms.size):
         norms[j] = math.sqrt(norms[j] / y.size if j < 3 else norms[j])
 
 
-def add_squares(here, low, middle, high, rtol, norms):
+def add_squares(terms, low, middle, high, rtol, norms):
     """Add the squares of one block to the squared norms."""
-    (y, p, atol), (a, b, c, d, e) = here, (0.0, 0.0, 0.0, 0.0, 0.0)
+    (y, p, atol), (a, b, c, d, e) = terms, (0.0, 0.0, 0.0, 0.0, 0.0)
     for i in range(y.size):
         scale = 1.0 / (atol[i] + rtol * max(abs(y[i]), abs(p[i])))
         a += (low[i] * scale) ** 2

@@ -56,6 +56,8 @@ def tolerances(rtol: float, atol: Any, size: int) -> np.ndarray:
 def aligned_rows(rows: int, size: int) -> np.ndarray:
     """Zeros (rows, size) whose rows begin at cache lines: vectors of eight numbers never cross one.
 
+    There is room between the rows for every size, so that compiled code meets one kind of array.
+
     Examples
     --------
     >>> from gradflow.steppers.saving import aligned_rows
@@ -63,7 +65,7 @@ def aligned_rows(rows: int, size: int) -> np.ndarray:
     >>> table.shape, table.strides, table.ctypes.data % 64
     ((2, 3), (64, 8), 0)
     """
-    padded = -(-size // LINE) * LINE
+    padded = (size // LINE + 1) * LINE
     return aligned(rows * padded).reshape(rows, padded)[:, :size]
 
 

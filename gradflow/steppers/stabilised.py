@@ -134,7 +134,7 @@ class Stabilised(Measured, Stepper):
         )
         self._record = np.zeros(2, RECORD)
         self._now = self._record[0]
-        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
+        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS, inline=True) if field.compiled else advance
         self._begin(float(t), first_step)
 
     def _begin(self, t: float, first_step: float | None) -> None:
