@@ -109,7 +109,7 @@ class Saves:
     def until(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """Times and states saved up to t."""
         if self.grid is not None:
-            reached = int(np.searchsorted(self.grid, t, side="right"))
+            reached = int(self.grid.searchsorted(t, side="right"))
             return self.grid[:reached], self.rows[:reached]
         kept = [(moment, state) for moment, state in self.steps if moment <= t]
         return np.array([moment for moment, _ in kept]), np.array([state for _, state in kept])
@@ -166,10 +166,12 @@ def drive(stepper, plan: Plan, make_point: Callable[..., Point], interrupt: Inte
     saves.note_step(stepper.t, stepper.state)
     if interrupt.raised:
         return _outcome(stepper, plan, saves, snapshots, watch, Status.INTERRUPTED, [], 0)
-    start = make_point(stepper.t, stepper.state, stepper.value, stepper.velocity)
     alone = len(plan.events) == 1 and isinstance(plan.events[0], LossBelow) and not plan.stochastic
     try:
-        before = [event.measure(start) for event in plan.events]
+        before: list[float] = []
+        if plan.events:
+            start = make_point(stepper.t, stepper.state, stepper.value, stepper.velocity)
+            before = [event.measure(start) for event in plan.events]
         for event, value in zip(plan.events, before, strict=True):
             if not isinstance(event, Event) and value <= 0.0:
                 crossing = Crossing(event.name, start.t, np.array(start.theta))

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow.dynamics.flow import typical
 from gradflow.kernels.calls import compiled
 from gradflow.kernels.procedures import address_of
 from gradflow.kernels.sums import add_rows, sum_rows, sum_rows_three
 from gradflow.status import Status
-from gradflow.steppers.auto import LOOSEST, Auto
+from gradflow.steppers.auto import CAUTION, LOOSEST, Auto
 from gradflow.steppers.choose import make_field
 from gradflow.steppers.tableaux import without_zeros
 
 FLOW = gf.GradientFlow()
+RATED = gf.GradientFlow(rates=[1.0] * 48)
+"""The same flow, written as one whose Jacobian is not symmetric."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def truth(saddles):
 
 @pytest.mark.parametrize("rtol", [1e-5, 1e-7])
 def test_plateaus_are_crossed_by_the_stabilised_method_at_fewer_gradients(saddles, truth, rtol):
-    auto, pair = (gf.simulate(*saddles, FLOW, t_end=400.0, rtol=rtol, solver=name) for name in ("auto", "dop853"))
+    auto, pair = (gf.simulate(*saddles, RATED, t_end=400.0, rtol=rtol, solver=name) for name in ("auto", "dop853"))
     assert any(note.startswith("stabilised method from t = ") for note in auto.notes)
     assert any(note.startswith("pair of order 8 from t = ") for note in auto.notes) == (rtol == 1e-7)
     assert auto.counts["gradients"] < 0.3 * pair.counts["gradients"]
@@ -40,8 +43,24 @@ def test_plateaus_are_crossed_by_the_stabilised_method_at_fewer_gradients(saddle
 
 
 def test_short_runs_stay_with_the_pair_and_take_its_very_steps(saddles):
-    auto, pair = (gf.simulate(*saddles, FLOW, t_end=20.0, rtol=1e-6, solver=name) for name in ("auto", "dop853"))
+    auto, pair = (gf.simulate(*saddles, RATED, t_end=20.0, rtol=1e-6, solver=name) for name in ("auto", "dop853"))
     assert auto.notes == []
+    np.testing.assert_array_equal(auto.states, pair.states)
+
+
+@pytest.mark.parametrize("rtol", [9e-5, 1e-7])
+def test_plain_flows_take_the_steps_of_adams_at_a_tenth_of_the_tolerance(saddles, truth, rtol):
+    auto, pair = (gf.simulate(*saddles, FLOW, t_end=400.0, rtol=rtol, solver=name) for name in ("auto", "dop853"))
+    tight = {"rtol": CAUTION * rtol, "atol": CAUTION * (1e-2 * rtol * typical(saddles[1]))}
+    adams = gf.simulate(*saddles, FLOW, t_end=400.0, solver="adams", **tight)
+    assert auto.notes == []
+    np.testing.assert_array_equal(auto.states, adams.states)
+    assert auto.counts["gradients"] < 0.6 * pair.counts["gradients"]
+    assert np.linalg.norm(auto.end - truth) < 10 * rtol * np.linalg.norm(truth)
+
+
+def test_plain_flows_take_the_pair_where_adams_would_round(saddles):
+    auto, pair = (gf.simulate(*saddles, FLOW, t_end=20.0, rtol=5e-12, solver=name) for name in ("auto", "dop853"))
     np.testing.assert_array_equal(auto.states, pair.states)
 
 

@@ -96,6 +96,8 @@ def address(function: Callable, signature: str) -> int:
     from numba.core.dispatcher import Dispatcher
     from numba.experimental.function_type import _get_wrapper_address
 
+    if (function, signature) in _addresses:
+        return _addresses[function, signature]
     with _lock:
         if (function, signature) not in _addresses:
             own = isinstance(function, Dispatcher)
@@ -154,14 +156,17 @@ def compiled(
     >>> compiled(double)(3)
     6
     """
+    if function in _dispatchers:
+        return _dispatchers[function]
     with _lock:
         if function not in _dispatchers:
             for helper in helpers:
                 _register(helper, helper, fastmath, inline)
             for numpy_form, loop_form in twins:
                 _register(numpy_form, loop_form, fastmath, True)
-            _dispatchers[function] = _jit(function, signature=signature, fastmath=fastmath, nogil=True)
-            _watch(_dispatchers[function], (*helpers, *(form for pair in twins for form in pair)), inline)
+            made = _jit(function, signature=signature, fastmath=fastmath, nogil=True)
+            _watch(made, (*helpers, *(form for pair in twins for form in pair)), inline)
+            _dispatchers[function] = made
         return _dispatchers[function]
 
 

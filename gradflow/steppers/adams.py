@@ -1,6 +1,7 @@
 """Adams stepper: few gradients per unit of time where gradients are costly, also where stability binds."""
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from gradflow.kernels.calls import compiled
 from gradflow.steppers.adams_formulas import GAUSS_POINTS, MOST_POINTS, ROWS
 from gradflow.steppers.adams_loop import HELPERS, TWINS, advance
 from gradflow.steppers.adams_passes import BLOCK
+from gradflow.steppers.beginning import first_speed
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import aligned_rows, start_vector, state_of, tolerances
 from gradflow.steppers.stepper import Measured, Stepper
@@ -146,7 +148,8 @@ class Adams(Measured, Stepper):
     ) -> None:
         y = start_vector(state)
         self.field = field
-        self._method = _method(float(rtol), tolerances(float(rtol), atol, y.size), float(stiff_gradients))
+        absolute = tolerances(float(rtol), atol, y.size)
+        self._method = Method(*_constants(), len(STABLE), float(rtol), absolute, float(stiff_gradients))
         table = aligned_rows(7 + _DEPTH + 3, y.size)
         table[4:7] = y
         self._memory = Memory(
@@ -174,9 +177,7 @@ class Adams(Measured, Stepper):
         now["t"] = now["t_before"] = now["newest"] = memory.times[0] = t
         now["value"] = now["newest_value"] = self.field(t, memory.states[0], memory.rows[0])
         now["gradients"] = now["has_value"] = now["order"] = now["known"] = 1
-        with np.errstate(all="ignore"):
-            scaled = memory.rows[0] / (method.atol + method.rtol * np.abs(memory.states[0]))
-            speed = float(np.linalg.norm(scaled)) / math.sqrt(scaled.size)
+        speed = first_speed(self.field, memory.rows[0], memory.states[0], method.rtol, method.atol)
         now["h"] = now["h_tried"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
 
     def _rules(self, look: bool) -> tuple:
@@ -196,7 +197,7 @@ class Adams(Measured, Stepper):
         now, m = self._now, self._memory
         count = min(max(int(now["order"]), int(now["used"])) + 2, int(now["known"]))
         kept = [*m.slots[:count], m.slots[-3]]
-        numbers = {name: now[name].item() for name in _NUMBERS + _COUNTERS + _COUNTS}
+        numbers = dict(zip(_RECORD.names or (), now.item(), strict=True))
         arrays = {"state": self.state, "points": m.states[m.newest[:2]], "velocities": m.rows[kept]}
         return numbers | arrays | {"times": m.times[kept[:-1]]}
 
@@ -258,8 +259,12 @@ class Adams(Measured, Stepper):
             now["due"] = 1
 
 
-def _method(rtol: float, atol: np.ndarray, stiff_gradients: float) -> Method:
-    """Constants of the formulas: the correction weighs gamma_k, the error of order k gamma_{k-1} - gamma_k."""
+@cache
+def _constants() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Error constants, safe stability limits, damping.
+
+    The correction weighs gamma_k, the error of order k gamma_{k-1} - gamma_k.
+    """
     most = len(STABLE)
     gamma = np.ones(most + 1)
     for k in range(1, most + 1):
@@ -270,4 +275,4 @@ def _method(rtol: float, atol: np.ndarray, stiff_gradients: float) -> Method:
     stable[0, 1:], stable[1, 1 : len(STABLE_DAMPED) + 1] = STABLE, STABLE_DAMPED
     error[0, 1:], error[1] = gamma[:-1] - gamma[1:], (1.0 - damping) * gamma
     error *= [math.factorial(k) for k in range(most + 1)]
-    return Method(error, _SAFE * stable, damping, most, rtol, atol, stiff_gradients)
+    return error, _SAFE * stable, damping

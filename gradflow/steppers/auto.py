@@ -27,8 +27,12 @@ LEAST_AHEAD = 1000.0
 """Gradients of the pair that must remain for a change to the stabilised method."""
 BEGIN_WITH = 0.5
 """First step of a method over the step of the one before."""
-ADAMS_SHARE = 0.5
-"""The Adams stepper needs fewer gradients than a pair: the stiff solver pays if this share of them remains."""
+COSTLY_SHARE, CHEAP_SHARE = 0.5, 3.0
+"""Gradients of the Adams stepper that must remain, over those of a pair, before the stiff solver pays. Where gradients
+are cheap, its linear algebra weighs more."""
+CAUTION = 0.1
+"""Tolerance of the Adams stepper over the one asked for, where it takes the place of the pair, whose errors are far
+below the tolerance."""
 TIGHTEST_ADAMS = 1e-12
 """Relative tolerance below which rounding in the differences of the Adams stepper shows."""
 
@@ -43,32 +47,34 @@ def stiff_gradients(flops: float) -> float:
 
 
 def adams_pays(flops: float, size: int, rtol: float) -> bool:
-    """Whether gradients cost so much more than the passes over the state that the Adams stepper saves time."""
+    """Whether gradients cost so much more than passes over the state that the Adams stepper saves time on any flow."""
     return 5e-7 + 5e-11 * flops > 8e-6 + 5e-9 * size and rtol >= TIGHTEST_ADAMS
 
 
 class Auto:
     """One run that changes its solver as it goes; same interface as the solvers.
 
-    Costly gradients: it begins with the Adams stepper. Cheap ones: with the pair of order 8, at loose tolerances with
-    the stabilised method of order 4. Where stability binds the steps of the pair, the stabilised method goes on with a
-    fraction of the gradients; where accuracy binds its steps, the pair returns, and is left less readily each time.
-    Where the steps of the Adams or the stabilised method are stiff and many gradients are still ahead, the stiff
-    solver takes over for good. With kinks the pair of order 5 takes the place of the other, and nothing is handed
-    over: a jump of the gradient is not stiffness. Each change, with its reason, is in ``notes``.
+    Costly gradients: it begins with the Adams stepper. Cheap ones: at loose tolerances with the stabilised method of
+    order 4, else with the Adams stepper on the plain flow and with the pair of order 8 on others. Where stability binds
+    the steps of the pair, the stabilised method goes on with a fraction of the gradients; where accuracy binds its
+    steps, the pair returns, and is left less readily each time. Where the steps of the Adams or the stabilised method
+    are stiff and many gradients are still ahead, the stiff solver takes over for good. With kinks the pair of order 5
+    takes the place of the other methods for cheap gradients, and nothing is handed over: a jump of the gradient is not
+    stiffness. Each change, with its reason, is in ``notes``.
     """
 
-    def __init__(self, field, t, state, *, rtol, atol, symmetric, kinked):
+    def __init__(self, field, t, state, *, rtol, atol, symmetric, kinked, plain=False):
         self.field, self._symmetric, self._kinked = field, symmetric, kinked
-        costly = adams_pays(field.kernel.flops, len(state), rtol)
-        self._rtol = rtol if kinked or costly else min(rtol, LOOSEST)
+        self._costly = adams_pays(field.kernel.flops, len(state), rtol)
+        self._rtol = rtol if kinked or self._costly else min(rtol, LOOSEST)
         self._atol = atol if self._rtol == rtol else atol * (self._rtol / rtol)
         self._bound_steps = BOUND_STEPS
         self._base: dict[str, int] = {}
         self._next = ""
         self.notes: list[str] = []
-        cheap = "Stabilised" if self._rtol >= LOOSE and not kinked else "Explicit"
-        self._current = self._made("Adams" if costly else cheap, t, state)
+        loose, tight = self._rtol >= LOOSE, CAUTION * self._rtol < TIGHTEST_ADAMS
+        cheap = "Explicit" if kinked else "Stabilised" if loose else "Adams" if plain and not tight else "Explicit"
+        self._current = self._made("Adams" if self._costly else cheap, t, state)
 
     def _made(self, name: str, t, state, first_step=None) -> Any:
         """A solver of a kind at a state."""
@@ -76,8 +82,10 @@ class Auto:
         if name == "Stiff":
             return Stiff(self.field, t, state, symmetric=self._symmetric, **tolerances)
         if name == "Adams":
-            remaining = inf if self._kinked else ADAMS_SHARE * stiff_gradients(self.field.kernel.flops)
-            return Adams(self.field, t, state, stiff_gradients=remaining, **tolerances)
+            share, caution = (COSTLY_SHARE, 1.0) if self._costly else (CHEAP_SHARE, CAUTION)
+            options = {"rtol": caution * self._rtol, "atol": caution * self._atol}
+            remaining = inf if self._kinked else share * stiff_gradients(self.field.kernel.flops)
+            return Adams(self.field, t, state, stiff_gradients=remaining, **options)
         if name == "Stabilised":
             stiff, calm = (STIFF_AND_LOOSE, 0.0) if self._rtol >= LOOSE else (STIFF, ACCURACY)
             options = {"stiff_limit": stiff, "stiff_gradients": stiff_gradients(self.field.kernel.flops)}

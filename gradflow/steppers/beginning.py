@@ -53,6 +53,11 @@ def first_step(rhs, t, y, velocity, scratch, probed, rtol, atol, order):
     return min(100.0 * h, guess)
 
 
+def scaled_length(velocity, y, rtol, atol):
+    """Root mean square of a velocity, each entry over the tolerance at y."""
+    return scaled_norm(velocity, np.zeros(y.size), y, rtol, atol)
+
+
 _HELPERS = (evaluate,)
 _TWINS = ((scaled_norm, scaled_norm_loops), (add, add_loops))
 
@@ -64,3 +69,11 @@ def propose_first_step(field: Any, t: float, y, velocity, scratch, probed, contr
         return compiled(first_step, helpers=_HELPERS, twins=_TWINS)(*arguments)
     with np.errstate(all="ignore"):
         return float(first_step(*arguments))
+
+
+def first_speed(field: Any, velocity, y, rtol: float, atol) -> float:
+    """How many tolerances a run moves at first in a unit of time."""
+    if field.compiled:
+        return compiled(scaled_length, twins=_TWINS)(velocity, y, rtol, atol)
+    with np.errstate(all="ignore"):
+        return float(scaled_length(velocity, y, rtol, atol))

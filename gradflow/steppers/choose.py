@@ -151,7 +151,8 @@ def _adaptive(problem, dynamics, field, t, state, name, rtol, atol):
     if name == "auto":
         from gradflow.steppers.auto import Auto
 
-        return Auto(field, t, state, rtol=rtol, atol=atol, symmetric=symmetric, kinked=problem.network.kinked)
+        options = {"symmetric": symmetric, "kinked": problem.network.kinked, "plain": symmetric}
+        return Auto(field, t, state, rtol=rtol, atol=atol, **options)
     if name == "adams":
         from gradflow.steppers.adams import Adams
 

@@ -1,5 +1,6 @@
 """What steppers are given and give: start vectors, tolerances, arrays for saved states, times in a step, snapshots."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -164,12 +165,25 @@ def take_snapshot(record: np.ndarray, names: tuple[str, ...], memory: Any, last:
         The numbers, and the vectors "state" and "velocity".
     """
     now = record[0]
-    if np.isnan(now["held_for"]):
+    if math.isnan(now["held_for"]):
         kept, state, velocity = now, memory.y, memory.K[last if now["has_stages"] else 0]
     else:
         kept, state, velocity = record[1], memory.y_held, memory.velocity_held
     numbers: dict[str, Any] = dict(zip(record.dtype.names or (), kept.item(), strict=True))
     return {name: numbers[name] for name in names} | {"state": state.copy(), "velocity": velocity.copy()}
+
+
+def all_finite(vector: np.ndarray) -> bool:
+    """Whether all entries are finite; their sum of squares tells at once, unless it overflows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gradflow.steppers.saving import all_finite
+    >>> all_finite(np.array([1e300, 1.0])), all_finite(np.array([np.nan, 1.0]))
+    (True, False)
+    """
+    return math.isfinite(np.dot(vector, vector)) or bool(np.isfinite(vector).all())
 
 
 def state_of(snapshot: dict[str, Any], size: int) -> np.ndarray:

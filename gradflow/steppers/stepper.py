@@ -11,7 +11,7 @@ import numpy as np
 
 from gradflow.status import Status
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import UNLIMITED, save_arrays, times_inside
+from gradflow.steppers.saving import UNLIMITED, all_finite, save_arrays, times_inside
 
 COUNTS = ("gradients", "hessian_products", "accepted", "rejected")
 
@@ -98,7 +98,7 @@ class Stepper(ABC):
 
     def _run(self, look: bool, limits: tuple, save_at: np.ndarray, saved: np.ndarray) -> Status:
         """Run the compiled or interpreted loop."""
-        first = int(np.searchsorted(save_at, self._known_from()))
+        first = int(save_at.searchsorted(self._known_from()))
         arguments = (self.field.rhs, *self._rules(look), limits, self._memory, self._record, save_at, saved, first)
         if self.field.compiled:
             return Status(self._advance(*arguments))
@@ -133,7 +133,7 @@ class Stepper(ABC):
 
     def _finite(self) -> bool:
         """Whether value, state and velocity at the start are finite."""
-        return bool(np.isfinite(self.value) and np.isfinite(self.state).all() and np.isfinite(self.velocity).all())
+        return math.isfinite(self.value) and all_finite(self.state) and all_finite(self.velocity)
 
     @property
     def _size(self) -> int:
@@ -173,8 +173,9 @@ class Stepper(ABC):
     @property
     def counts(self) -> dict[str, int]:
         """Gradients (difference quotients included), Hessian products, accepted and rejected steps so far."""
-        names, now = self._record.dtype.names or (), self._record[0]
-        return {name: int(now[name]) if name in names else 0 for name in COUNTS}
+        names, now = self._record.dtype.names or (), self._record[0].item()
+        numbers = dict(zip(names, now, strict=True))
+        return {name: numbers.get(name, 0) for name in COUNTS}
 
 
 class Measured:
