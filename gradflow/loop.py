@@ -18,6 +18,8 @@ from gradflow.status import Status
 SLICE_SECONDS = 0.15
 MOST_SNAPSHOTS = 64
 MOST_STEPS = 2**62
+set_handler: Callable = getattr(signal.signal, "__wrapped__", signal.signal)
+"""``signal.signal`` without the search for a name of the old handler, which takes longer than all else at its place."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ class Interrupt:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread() and not Interrupt.passing:
-            self._previous = signal.signal(signal.SIGINT, self._note)
+            self._previous = set_handler(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_):
         if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+            set_handler(signal.SIGINT, self._previous)
 
     def _note(self, signum, frame):
         if self.raised:
@@ -96,9 +98,7 @@ class Saves:
         self.stride, self.count = 1, 0
 
     def note_step(self, t: float, state: np.ndarray) -> None:
-        """Keep a step if there is no grid; drop every other one when there are too many."""
-        if self.grid is not None:
-            return
+        """Keep a step, where there is no grid; drop every other one when there are too many."""
         if self.count % self.stride == 0:
             self.steps.append((t, state))
         self.count += 1
@@ -161,9 +161,11 @@ class Watch:
 
 def drive(stepper, plan: Plan, make_point: Callable[..., Point], interrupt: Interrupt) -> Outcome:
     """Run a stepper to the end of its plan."""
-    saves, watch = Saves(plan, stepper.state.size), Watch(plan, interrupt, stepper.t)
+    state = stepper.state
+    saves, watch = Saves(plan, state.size), Watch(plan, interrupt, stepper.t)
     snapshots = [stepper.snapshot()]
-    saves.note_step(stepper.t, stepper.state)
+    if plan.times is None:
+        saves.note_step(stepper.t, state)
     if interrupt.raised:
         return _outcome(stepper, plan, saves, snapshots, watch, Status.INTERRUPTED, [], 0)
     alone = len(plan.events) == 1 and isinstance(plan.events[0], LossBelow) and not plan.stochastic
@@ -219,7 +221,8 @@ def _step_by_step(stepper, plan, make_point, saves, watch, snapshots, before) ->
             max_steps=1,
         )
         if stepper.counts["accepted"] > accepted:
-            saves.note_step(stepper.t, stepper.state)
+            if plan.times is None:
+                saves.note_step(stepper.t, stepper.state)
             end, found, more = _locate_all(stepper, plan, make_point, before, plan.events)
             crossings += found
             extra += more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -65,11 +66,10 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config
     """Trajectory of an outcome: points of the grid kept, records taken; `config`: the call, where it is known."""
     said = (arguments["kink_note"], getattr(stepper, "message", ""))
     notes = [*outcome.notes, *getattr(stepper, "notes", []), *filter(None, said)]
-    records = {}
-    theta = dynamics.unpack(problem, outcome.states)
-    keep = np.ones(outcome.t.size, bool)
+    records, keep = {}, slice(None)
     if any(own_grid is not None for _, own_grid in arguments["record"].values()):
-        keep[:-1] = np.isin(outcome.t[:-1], grid)
+        keep = np.append(np.isin(outcome.t[:-1], grid), True)
+    theta: Any = dynamics.unpack(problem, outcome.states) if arguments["record"] else None
     for name, (function, own_grid) in arguments["record"].items():
         chosen = keep if own_grid is None else np.isin(outcome.t, own_grid)
         try:
@@ -84,7 +84,7 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config
         problem,
         dynamics,
         outcome.t[keep],
-        outcome.states if keep.all() else outcome.states[keep],
+        outcome.states[keep],
         _status(arguments, outcome, stepper),
         counts,
         events=outcome.crossings,

@@ -33,6 +33,8 @@ are cheap, its linear algebra weighs more."""
 CAUTION = 0.1
 """Tolerance of the Adams stepper over the one asked for, where it takes the place of the pair, whose errors are far
 below the tolerance."""
+TIGHT = 1e-9
+"""Relative tolerance below which cheap runs begin with the pair: it follows a decay to far below the tolerance."""
 TIGHTEST_ADAMS = 1e-12
 """Relative tolerance below which rounding in the differences of the Adams stepper shows."""
 
@@ -72,7 +74,7 @@ class Auto:
         self._base: dict[str, int] = {}
         self._next = ""
         self.notes: list[str] = []
-        loose, tight = self._rtol >= LOOSE, CAUTION * self._rtol < TIGHTEST_ADAMS
+        loose, tight = self._rtol >= LOOSE, self._rtol < TIGHT
         cheap = "Explicit" if kinked else "Stabilised" if loose else "Adams" if plain and not tight else "Explicit"
         self._current = self._made("Adams" if self._costly else cheap, t, state)
 
@@ -165,7 +167,8 @@ class Auto:
     @property
     def counts(self) -> dict[str, int]:
         """Counts of all solvers together."""
-        return {name: count + self._base.get(name, 0) for name, count in self._current.counts.items()}
+        counts = self._current.counts
+        return {name: count + self._base[name] for name, count in counts.items()} if self._base else counts
 
     @property
     def t(self) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 
 from gradflow.kernels.calls import GRADIENT, VELOCITY, address, call, compiled
 from gradflow.kernels.kernel import Kernel, aligned
+from gradflow.steppers.saving import as_compiled_code_takes
 
 
 class RightHandSide(NamedTuple):
@@ -88,8 +89,8 @@ class Field:
         self.rhs = RightHandSide(
             velocity,
             chain,
-            _as_kernels_take(kernel.numbers, np.float64),
-            _as_kernels_take(kernel.layout, np.int64),
+            as_compiled_code_takes(kernel.numbers, np.float64),
+            as_compiled_code_takes(kernel.layout, np.int64),
             aligned(max(kernel.work_size, 1)),
             np.array(coefficients, dtype=np.float64).reshape(-1),
         )
@@ -123,10 +124,3 @@ class Field:
             Contiguous.
         """
         return self._evaluate(self.rhs, float(t), state, out)
-
-
-def _as_kernels_take(array: Any, kind: type) -> np.ndarray:
-    """An array in the one type that compiled code takes, itself where it is so already."""
-    if array.dtype == kind and array.flags.c_contiguous and array.flags.writeable:
-        return array
-    return np.require(array, kind, ["C", "W"])

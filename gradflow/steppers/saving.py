@@ -70,6 +70,22 @@ def aligned_rows(rows: int, size: int) -> np.ndarray:
     return aligned(rows * padded).reshape(rows, padded)[:, :size]
 
 
+def as_compiled_code_takes(array: Any, kind: type) -> np.ndarray:
+    """A contiguous, writable array of a type, itself where it is so already.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gradflow.steppers.saving import as_compiled_code_takes
+    >>> as_compiled_code_takes([1, 2], np.float64)
+    array([1., 2.])
+    """
+    if isinstance(array, np.ndarray) and array.dtype == kind:
+        if array.flags.c_contiguous and array.flags.writeable:
+            return array
+    return np.require(array, kind, ["C", "W"])
+
+
 def save_arrays(save_at: Any, saved: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Times to save at and the array for the states, in the one type that compiled code takes.
 
@@ -100,7 +116,7 @@ def save_arrays(save_at: Any, saved: np.ndarray | None, size: int) -> tuple[np.n
     >>> times
     array([0., 1.])
     """
-    times = np.empty(0) if save_at is None else np.require(save_at, np.float64, ["C", "W"])
+    times = np.empty(0) if save_at is None else as_compiled_code_takes(save_at, np.float64)
     states = np.empty((0, size)) if saved is None else saved
     fits = times.ndim == 1 and states.shape == (times.size, size) and states.dtype == np.float64
     if not (fits and states.flags.c_contiguous and states.flags.writeable):
@@ -171,19 +187,6 @@ def take_snapshot(record: np.ndarray, names: tuple[str, ...], memory: Any, last:
         kept, state, velocity = record[1], memory.y_held, memory.velocity_held
     numbers: dict[str, Any] = dict(zip(record.dtype.names or (), kept.item(), strict=True))
     return {name: numbers[name] for name in names} | {"state": state.copy(), "velocity": velocity.copy()}
-
-
-def all_finite(vector: np.ndarray) -> bool:
-    """Whether all entries are finite; their sum of squares tells at once, unless it overflows.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from gradflow.steppers.saving import all_finite
-    >>> all_finite(np.array([1e300, 1.0])), all_finite(np.array([np.nan, 1.0]))
-    (True, False)
-    """
-    return math.isfinite(np.dot(vector, vector)) or bool(np.isfinite(vector).all())
 
 
 def state_of(snapshot: dict[str, Any], size: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradflow.status import Status
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import UNLIMITED, all_finite, save_arrays, times_inside
+from gradflow.steppers.saving import UNLIMITED, save_arrays, times_inside
 
 COUNTS = ("gradients", "hessian_products", "accepted", "rejected")
 
@@ -133,7 +133,8 @@ class Stepper(ABC):
 
     def _finite(self) -> bool:
         """Whether value, state and velocity at the start are finite."""
-        return math.isfinite(self.value) and all_finite(self.state) and all_finite(self.velocity)
+        vectors = self.state, self.velocity
+        return math.isfinite(self.value) and all(np.isfinite(vector).all() for vector in vectors)
 
     @property
     def _size(self) -> int:
@@ -173,9 +174,8 @@ class Stepper(ABC):
     @property
     def counts(self) -> dict[str, int]:
         """Gradients (difference quotients included), Hessian products, accepted and rejected steps so far."""
-        names, now = self._record.dtype.names or (), self._record[0].item()
-        numbers = dict(zip(names, now, strict=True))
-        return {name: numbers.get(name, 0) for name in COUNTS}
+        known, now = self._record.dtype.fields or {}, self._record[0]
+        return {name: int(now[name]) if name in known else 0 for name in COUNTS}
 
 
 class Measured:
