@@ -25,7 +25,7 @@ AT_BRANCH = ("likely", "active", "inactive", "stay", "stop")
 
 def sequence_of(value, name) -> list:
     """Stops or events as a list."""
-    items = list(value) if isinstance(value, Sequence) else [value]
+    items = list(value) if isinstance(value, tuple | list | Sequence) else [value]
     for item in items:
         if not hasattr(item, "measure"):
             raise TypeError(

@@ -18,8 +18,6 @@ from gradflow.status import Status
 SLICE_SECONDS = 0.15
 MOST_SNAPSHOTS = 64
 MOST_STEPS = 2**62
-set_handler: Callable = getattr(signal.signal, "__wrapped__", signal.signal)
-"""``signal.signal`` without the search for a name of the old handler, which takes longer than all else at its place."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,12 @@ class Interrupt:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread() and not Interrupt.passing:
-            self._previous = set_handler(signal.SIGINT, self._note)
+            self._previous = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_):
         if self._previous is not None:
-            set_handler(signal.SIGINT, self._previous)
+            signal.signal(signal.SIGINT, self._previous)
 
     def _note(self, signum, frame):
         if self.raised:

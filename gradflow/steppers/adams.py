@@ -197,7 +197,7 @@ class Adams(Measured, Stepper):
         now, m = self._now, self._memory
         count = min(max(int(now["order"]), int(now["used"])) + 2, int(now["known"]))
         kept = [*m.slots[:count], m.slots[-3]]
-        numbers = dict(zip(_RECORD.names or (), now.item(), strict=True))
+        numbers = dict(zip(_NUMBERS + _COUNTERS + _COUNTS, now.item(), strict=True))
         arrays = {"state": self.state, "points": m.states[m.newest[:2]], "velocities": m.rows[kept]}
         return numbers | arrays | {"times": m.times[kept[:-1]]}
 

@@ -133,8 +133,7 @@ class Stepper(ABC):
 
     def _finite(self) -> bool:
         """Whether value, state and velocity at the start are finite."""
-        vectors = self.state, self.velocity
-        return math.isfinite(self.value) and all(np.isfinite(vector).all() for vector in vectors)
+        return math.isfinite(self.value) and bool(np.isfinite(self.state).all() and np.isfinite(self.velocity).all())
 
     @property
     def _size(self) -> int:
