@@ -168,6 +168,8 @@ class FullyConnected(Feedforward):
     def __post_init__(self):
         object.__setattr__(self, "widths", checked_widths(self.widths))
         object.__setattr__(self, "skips", tuple(self.skips))
+        if not isinstance(self.activation, str | Activation):
+            object.__setattr__(self, "activation", tuple(self.activation))
         self._check_skips()
         object.__setattr__(self, "activations", self._activations())
 
