@@ -149,7 +149,7 @@ def digits(radii=(1.0, 30.0), decays=(0.0, 1e-2), flows=((0.0, 1.0), (1e-2, 1.0)
            step=0.01, batch=20, t_end=200.0, seed=0):  # fmt: skip
     """Handwritten 3 and 5 (200 images of 14 x 14 pixels of norm one), ReLU 196-20-1. Left: rho(t) by full-batch (full)
     and stochastic (dotted) normalised descent, and by the normalised flow through its kinks (black, dashed); without
-    decay from the small start only, as from the large one it takes 38,000 steps over 23,000 kinks, more than two
+    decay from the small start only, as from the large one it takes 40,000 steps over 25,000 kinks, more than two
     minutes, and ends at 30.02. Middle: normalised margins at the end from the large start. Right: collapse of the
     features there (NC1, NC3, NC4; NC2 is 0 for two classes).
     """
