@@ -80,7 +80,7 @@ def simulate(
         ``gf.at(log10_t=[0, 50])``. Saving never changes the steps. Without t_end, steps are saved.
     solver : str or FixedStep
         "auto" (explicit, stabilised or stiff, as measured stiffness and remaining work ask for), "dop853", "rk45",
-        "adams" (explicit multistep, for costly gradients), "stabilised" (explicit of order 4, for plateaus and moderate
+        "adams" (explicit multistep, the fewest gradients), "stabilised" (explicit of order 4, for plateaus and moderate
         stiffness), "stiff", "LSODA", "Radau", "BDF" (scipy's), "cvode", "torchdiffeq:dopri8" and its other methods,
         or ``gf.FixedStep("rk4", step=0.01)``.
     rtol : float
