@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
+
+
+def checked_seed(seed: Any) -> int:
+    """`seed` as an integer, at least 0."""
+    try:
+        whole = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed = {seed!r}: must be an integer") from None
+    if whole < 0:
+        raise ValueError(f"seed = {seed}: must be at least 0")
+    return whole
 
 
 def positive(value: Any, name: str) -> float:

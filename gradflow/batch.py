@@ -37,7 +37,7 @@ class Made(Sequence):
 
 
 class Batch:
-    """Trajectories of a batch of starts on one save grid; ``batch[i]`` is the trajectory of run i.
+    """Trajectories of a batch of starts on one save grid; ``batch[i]`` is run i, ``batch[2:5]`` a batch of three.
 
     Attributes
     ----------
@@ -71,8 +71,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.trajectories)
 
-    def __getitem__(self, index) -> Trajectory:
-        return self.trajectories[index]
+    def __getitem__(self, index):
+        chosen = self.trajectories[index]
+        return Batch(chosen) if isinstance(index, slice) else chosen
 
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)
@@ -147,6 +148,31 @@ class Batch:
     def measure(self, function: Callable) -> np.ndarray:
         """Values (runs, T, ...) of a measure on the grid, NaN after a run's own end."""
         return self._on_grid(lambda run: np.asarray(run.measure(function), dtype=np.float64))
+
+    def save(self, folder) -> None:
+        """Write every run to a file of a new folder, which appears whole or not at all.
+
+        Parameters
+        ----------
+        folder : path
+            Must not exist yet.
+        """
+        from gradflow.storage import save_batch
+
+        save_batch(self, folder)
+
+    @staticmethod
+    def load(folder, problem=None, dynamics=None) -> Batch:
+        """Read a batch that :meth:`save` wrote; the arguments are those of :meth:`Trajectory.load`.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such folder, or a file in it cannot be read.
+        """
+        from gradflow.storage import load_batch
+
+        return Batch(load_batch(folder, problem, dynamics))
 
     def extend(self, t_end: float, **changes) -> Batch:
         """Every run taken further; see :meth:`Trajectory.extend`."""

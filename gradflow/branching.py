@@ -112,6 +112,8 @@ def branches(trajectory: Trajectory, index: int = 0) -> list[tuple[float, Trajec
     from gradflow.running import make_trajectory, plan_of, point_maker
     from gradflow.steppers.kinked_branches import branches as forked
 
+    if not isinstance(trajectory, Trajectory):
+        raise TypeError(f"{type(trajectory).__name__} is not a Trajectory: give what gf.simulate(...) returned")
     points = _points(_stepper_of(trajectory), trajectory.t_end)
     if not -len(points) <= index < len(points):
         raise ValueError(f"index = {index}: the run has {len(points)} branch points")

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from gradflow.papers.commands import add_commands
 
 EXAMPLES = """examples:
@@ -135,6 +137,12 @@ def _problem(options):
     x, y = loaders[options.data](**chosen)
     if options.loss == "square" and y.ndim == 1 and widths[-1] > 1:
         y = gf.losses.CrossEntropy().prepare(y, widths[-1])
+    count = np.unique(y).size
+    if widths[-1] == 1 and y.ndim == 1 and np.issubdtype(y.dtype, np.integer) and count > 2:
+        raise ValueError(
+            f"--data {options.data} has {count} classes and the network one output: give two of them, --classes 0,1,"
+            f" or a network with {count} outputs"
+        )
     network = gf.FullyConnected(widths, activation=options.activation, bias=options.bias)
     return gf.Problem(network, losses[options.loss](), x, y, decay=options.decay)
 

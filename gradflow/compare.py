@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cached_property
-from html import escape
 from itertools import pairwise
 
 import numpy as np
 
+from gradflow.config import to_config
 from gradflow.dynamics.discrete import GD, Momentum
 from gradflow.dynamics.flow import GradientFlow
 from gradflow.euler_error import Bound, bound, leading_error
@@ -18,9 +18,6 @@ from gradflow.trajectory import Trajectory
 
 SAME_START = 1e-12
 DOUBTFUL_FRACTION = 0.1
-COLUMNS = ("rule", "step h", "status", "final distance", "max distance", "h|e_1| at end", "solver error", "parted at")
-COLUMNS += ("order",)
-LEFT = ("rule", "status")
 
 
 def compare(flow: Trajectory, runs: Trajectory | Iterable[Trajectory], *, effective_time: bool = False) -> Comparison:
@@ -46,7 +43,7 @@ def compare(flow: Trajectory, runs: Trajectory | Iterable[Trajectory], *, effect
     Raises
     ------
     TypeError, ValueError
-        For a flow that is discrete, runs that are not, parameters of another number, or another start.
+        For a flow that is discrete, runs that are not, another problem (network, loss, data, decay), or another start.
 
     References
     ----------
@@ -207,6 +204,14 @@ class Comparison:
         errors = np.stack([at_end, largest], axis=1)
         return errors > DOUBTFUL_FRACTION * np.stack([self.final_distance, self.max_distance], axis=1)
 
+    @cached_property
+    def unique_until(self) -> float:
+        """Time of the first branch point of a flow through kinks, after which it is not unique; infinite if none."""
+        run = self.flow.run
+        if run is None or not run.snapshots or run.arguments.get("kinks") != "follow":
+            return np.inf
+        return min((point.time for point in self.flow.kinks.branch_points), default=np.inf)
+
     def parting(self, threshold: float = 0.1) -> np.ndarray:
         """First saved time at which each run is further from the flow than a fraction of the flow's norm, (runs,).
 
@@ -232,8 +237,8 @@ class Comparison:
     def order(self) -> np.ndarray:
         """Observed order (runs,): log-log slope of the largest distance from the next larger step of the same rule.
 
-        Largest over common times: those of the coarser run, the finer one interpolated between its saved times where
-        it did not save them. NaN for the largest step of each rule and for diverged runs.
+        Largest over common times at which the flow is unique: those of the coarser run, the finer one interpolated
+        between its saved times where it did not save them. NaN for the largest step of each rule and for diverged runs.
         """
         slopes = np.full(len(self), np.nan)
         for members in self._families().values():
@@ -256,7 +261,7 @@ class Comparison:
 
     def _slope(self, members: list[int]) -> float:
         """Log-log slope of the largest distance over common times against the step."""
-        end = min(self.t[index][-1] for index in members)
+        end = min(self.unique_until, *(self.t[index][-1] for index in members))
         times = self.t[members[0]]
         times = times[times <= end]
         largest = [np.interp(times, self.t[i], self.distance[i]).max(initial=0.0) for i in members]
@@ -300,52 +305,19 @@ class Comparison:
 
     def rows(self, threshold: float = 0.1) -> list[tuple[str, ...]]:
         """The printed table: one tuple of texts per run, in the order of the columns; see :meth:`parting`."""
-        at_end, largest, doubtful = self.final_distance, self.max_distance, self.doubtful
-        predicted, parted, order, error = (
-            self.predicted_distance,
-            self.parting(threshold),
-            self.order,
-            self.solver_error,
-        )
-        return [
-            (
-                rule_name(run.dynamics),
-                f"{run.dynamics.step:.4g}",
-                run.status.name.lower().replace("_", " "),
-                f"{at_end[i]:.3e}{'*' if doubtful[i, 0] else ' '}",
-                f"{largest[i]:.3e}{'*' if doubtful[i, 1] else ' '}",
-                _number(predicted[i][-1] if predicted[i].size else np.nan, ".3e"),
-                _number(error.max(), ".1e"),
-                _number(parted[i], ".4g", "never"),
-                _number(order[i], ".3f"),
-            )
-            for i, run in enumerate(self.runs)
-        ]
+        from gradflow.compare_table import rows
 
-    def _captions(self) -> list[str]:
-        """What stands above and below the table."""
-        flow, solver = self.flow, self.flow.config.get("solver", "unknown solver")
-        lines = [
-            f"Comparison with {flow.dynamics!r}, {solver}, t = {flow.t[0]:g} to {flow.t_end:g} ({flow.status})",
-            "parted: further from the flow than 10 % of its norm; solver error: the flow against itself at rtol/10",
-        ]
-        lines += [f"order of {rule} over all steps: {slope:.3f}" for rule, slope in self.overall_order.items()]
-        lines += [note for note in flow.notes if "not unique" in note]
-        if self.doubtful.any():
-            lines.append("* the solver error exceeds 10 % of this distance: run the flow at a smaller rtol")
-        return lines
+        return rows(self, threshold)
 
     def __repr__(self):
-        columns = list(zip(COLUMNS, *self.rows(), strict=True))
-        padded = [[f"{text:{'<' if c[0] in LEFT else '>'}{max(map(len, c))}}" for text in c] for c in columns]
-        title, *notes = self._captions()
-        return "\n".join([title, *("  " + "  ".join(line).rstrip() for line in zip(*padded, strict=True)), *notes])
+        from gradflow.compare_table import as_text
+
+        return as_text(self)
 
     def _repr_html_(self):
-        head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-        body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in self.rows())
-        title, *notes = map(escape, self._captions())
-        return f"<div><b>{title}</b><table><tr>{head}</tr>{body}</table><small>{'<br>'.join(notes)}</small></div>"
+        from gradflow.compare_table import as_html
+
+        return as_html(self)
 
 
 def rule_name(dynamics) -> str:
@@ -370,12 +342,10 @@ def _begin(trajectory) -> tuple[float, np.ndarray]:
 
 
 def _check_start(flow, run, index):
-    """Refuse a run of another size, or one that does not pass through the start of the flow."""
-    if run.problem.size != flow.problem.size:
-        raise ValueError(
-            f"runs[{index}] has {run.problem.size} parameters and the flow {flow.problem.size}:"
-            " the runs must be of one problem"
-        )
+    """Refuse a run of another problem, or one that does not pass through the start of the flow."""
+    other = _difference(flow.problem, run.problem)
+    if other:
+        raise ValueError(f"runs[{index}] is of another problem than the flow: {other}; run both on one problem")
     (begin, theta), (first, start) = _begin(flow), _begin(run)
     if first > begin:
         raise ValueError(f"runs[{index}] starts at t = {first:g}, after the flow at t = {begin:g}: start both together")
@@ -387,6 +357,19 @@ def _check_start(flow, run, index):
             f"runs[{index}] is {apart:.3g} away from the flow's start at t = {begin:g}: start both from the same theta0"
             " (a normalised flow starts from normalised layers: compare it with gf.GD(step, flow=...))"
         )
+
+
+def _difference(one, other) -> str:
+    """What sets another problem apart from one: its network, loss, data or decay; empty where nothing does."""
+    for name in ("network", "loss"):
+        here, there = getattr(one, name), getattr(other, name)
+        if here is not there and to_config(here) != to_config(there):
+            return f"its {name} is {there}, not {here}"
+    if one.size != other.size:
+        return f"it has {other.size} parameters, not {one.size}"
+    if not (np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y)):
+        return "its data are others"
+    return "" if one.decay == other.decay else f"its decay is {other.decay:g}, not {one.decay:g}"
 
 
 def _is_plain(dynamics) -> bool:
@@ -401,7 +384,3 @@ def _norms(rows) -> np.ndarray:
     """Euclidean norm of each row."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.linalg.norm(rows, axis=-1)
-
-
-def _number(value, form, missing="-") -> str:
-    return format(value, form) if np.isfinite(value) else missing

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -114,6 +116,8 @@ class LossBelow:
             object.__setattr__(self, "level", float(10.0**self.log10))  # pyright: ignore[reportOperatorIssue]
         if not np.isfinite(self.level):  # pyright: ignore[reportArgumentType, reportCallIssue]
             raise ValueError(f"LossBelow({self.level}): the level must be finite")
+        if self.level < 0.0:  # pyright: ignore[reportOptionalOperand]
+            raise ValueError(f"LossBelow({self.level}): no loss is negative; give a level of at least 0")
 
     def measure(self, point: Point) -> float:
         """Objective minus level."""
@@ -229,6 +233,24 @@ class Crossing:
         if np.isnan(self.log10_t):
             with np.errstate(divide="ignore", invalid="ignore"):
                 object.__setattr__(self, "log10_t", float(np.log10(self.t)))
+
+
+class Raised(Exception):
+    """An error out of a function of the caller: which function, what it said, and where."""
+
+    def __init__(self, what: str, error: BaseException):
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        super().__init__(f"{what} raised {said} ({place.filename}, line {place.lineno}, in {place.name})")
+
+
+@contextmanager
+def guarded(event, t: float) -> Iterator[None]:
+    """Within it an error out of an event is one with the event's name."""
+    try:
+        yield
+    except Exception as error:
+        raise Raised(f"event {event.name!r}, in the step that ends at t = {t:.6g},", error) from error
 
 
 def crosses(event, before: float, after: float) -> bool:

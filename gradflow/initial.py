@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradflow.arguments import not_negative
+from gradflow.arguments import checked_seed, not_negative
 from gradflow.networks import Diagonal, Feedforward
 
 SCHEMES = (
@@ -26,7 +26,7 @@ def initial(network, x, y, *, scale=1.0, seed=0, scheme="gaussian", noise=0.0, b
     if scheme not in SCHEMES:
         raise ValueError(f"scheme = {scheme!r}: unknown; choose one of {', '.join(SCHEMES)}")
     not_negative(scale, "scale")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seed(seed))
     if scheme in END_TO_END:
         return _end_to_end(network, x, y, scale, rng, scheme)
     layers = {}

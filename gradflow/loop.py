@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradflow.events import Crossing, Event, LossBelow, Point, crosses, locate
+from gradflow.events import Crossing, Event, LossBelow, Point, Raised, crosses, guarded, locate
+from gradflow.rest import Rest, leads_down
+from gradflow.slicing import Mark, Slice
 from gradflow.status import Status
 
-SLICE_SECONDS = 0.15
 MOST_SNAPSHOTS = 64
 MOST_STEPS = 2**62
 
@@ -30,10 +31,11 @@ class Plan:
     events: Sequence
     max_gradients: int
     max_seconds: float
-    slice_gradients: int
+    mark_gradients: int
     progress: bool | None
     discrete: bool
     stochastic: bool
+    rest: Rest | None = None
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Outcome:
     seconds: float
     extra_gradients: int = 0
     notes: list[str] = field(default_factory=list)
+    interrupt: Interrupt | None = None
 
 
 class Interrupt:
@@ -113,20 +116,6 @@ class Saves:
         return np.array([moment for moment, _ in kept]), np.array([state for _, state in kept])
 
 
-class Slice:
-    """Budgets of gradients between two looks at the clock; doubled while a single step needs more."""
-
-    def __init__(self, plan: Plan):
-        self.plan, self.size, self.accepted = plan, plan.slice_gradients, -1
-
-    def budget(self, stepper) -> int:
-        """Bound on the stepper's gradients for the next slice."""
-        counts = stepper.counts
-        self.size = 2 * self.size if counts["accepted"] == self.accepted else self.plan.slice_gradients
-        self.accepted = counts["accepted"]
-        return min(self.plan.max_gradients, counts["gradients"] + self.size)
-
-
 class Watch:
     """Caps and progress, looked at between slices."""
 
@@ -159,115 +148,170 @@ class Watch:
 
 def drive(stepper, plan: Plan, make_point: Callable[..., Point], interrupt: Interrupt) -> Outcome:
     """Run a stepper to the end of its plan."""
-    state = stepper.state
-    saves, watch = Saves(plan, state.size), Watch(plan, interrupt, stepper.t)
-    snapshots = [stepper.snapshot()]
-    if plan.times is None:
-        saves.note_step(stepper.t, state)
-    if interrupt.raised:
-        return _outcome(stepper, plan, saves, snapshots, watch, Status.INTERRUPTED, [], 0)
-    alone = len(plan.events) == 1 and isinstance(plan.events[0], LossBelow) and not plan.stochastic
+    watch = Watch(plan, interrupt, stepper.t)
     try:
-        before: list[float] = []
-        if plan.events:
-            start = make_point(stepper.t, stepper.state, stepper.value, stepper.velocity)
-            before = [event.measure(start) for event in plan.events]
-        for event, value in zip(plan.events, before, strict=True):
-            if not isinstance(event, Event) and value <= 0.0:
-                crossing = Crossing(event.name, start.t, np.array(start.theta))
-                return _outcome(stepper, plan, saves, snapshots, watch, event.status, [crossing], start.gradients)
-        if (plan.events and not alone) or plan.times is None:
-            return _step_by_step(stepper, plan, make_point, saves, watch, snapshots, before)
-        status = _in_slices(stepper, plan, saves, watch, snapshots, plan.events[0].level if alone else -np.inf)
-        if status != Status.LOSS_BELOW:
-            return _outcome(stepper, plan, saves, snapshots, watch, status, [], 0)
-        end, crossings, extra = _locate_all(stepper, plan, make_point, before, plan.events)
-        return _outcome(stepper, plan, saves, snapshots, watch, status, crossings, extra, end)
+        return _Drive(stepper, plan, make_point, watch).run()
     finally:
         watch.close()
 
 
-def _in_slices(stepper, plan, saves, watch, snapshots, level) -> Status:
-    """Advance without looking at single steps; come back between slices for caps and interrupts."""
-    piece = Slice(plan)
-    while True:
-        budget = piece.budget(stepper)
-        status = stepper.advance(
-            plan.t_end, save_at=saves.grid, saved=saves.rows, max_gradients=budget, loss_below=level
-        )
-        ended = watch.verdict(stepper)
-        if status != Status.PAUSED and (status != Status.GRADIENT_BUDGET or budget >= plan.max_gradients):
-            return status
-        if ended is not None:
-            return ended
-        _keep_snapshot(snapshots, stepper)
+class _Drive:
+    """A stepper on its way: what it has saved, crossed and used so far."""
 
+    def __init__(self, stepper, plan: Plan, make_point, watch: Watch):
+        self.stepper, self.plan, self.make_point, self.watch = stepper, plan, make_point, watch
+        state = stepper.state
+        self.saves, self.snapshots = Saves(plan, state.size), [stepper.snapshot()]
+        if plan.times is None:
+            self.saves.note_step(stepper.t, state)
+        self.crossings: list[Crossing] = []
+        self.notes: list[str] = []
+        self.extra = 0
+        self.before: list[float] = []
 
-def _step_by_step(stepper, plan, make_point, saves, watch, snapshots, before) -> Outcome:
-    """Advance one accepted step at a time, looking at every event after each."""
-    crossings: list[Crossing] = []
-    extra = 0
-    piece = Slice(plan)
-    while True:
-        budget = piece.budget(stepper)
-        accepted = stepper.counts["accepted"]
-        status = stepper.advance(
-            plan.t_end,
-            save_at=saves.grid,
-            saved=saves.rows if saves.grid is not None else None,
-            max_gradients=budget,
-            max_steps=1,
-        )
-        if stepper.counts["accepted"] > accepted:
-            if plan.times is None:
-                saves.note_step(stepper.t, stepper.state)
-            end, found, more = _locate_all(stepper, plan, make_point, before, plan.events)
-            crossings += found
-            extra += more
-            if end is not None:
-                return _outcome(stepper, plan, saves, snapshots, watch, end[1], crossings, extra, end)
-        if status == Status.GRADIENT_BUDGET and budget < plan.max_gradients:
-            status = Status.PAUSED
-        ended = watch.verdict(stepper)
-        if status != Status.PAUSED or ended is not None:
-            final = status if status != Status.PAUSED else ended
-            return _outcome(stepper, plan, saves, snapshots, watch, final, crossings, extra)
-        if stepper.counts["accepted"] % 32 == 0:
-            _keep_snapshot(snapshots, stepper)
+    def run(self) -> Outcome:
+        """To the first reason to end."""
+        plan = self.plan
+        if self.watch.interrupt.raised:
+            return self._outcome(Status.INTERRUPTED)
+        there = self._already_there() if plan.events else None
+        if there is not None:
+            return self._outcome(there)
+        alone = len(plan.events) == 1 and isinstance(plan.events[0], LossBelow) and not plan.stochastic
+        if (plan.events and not alone) or plan.times is None or plan.rest is not None:
+            return self._step_by_step()
+        status = self._in_slices(plan.events[0].level if alone else -np.inf)
+        return self._outcome(status, self._crossed() if status == Status.LOSS_BELOW else None)
 
+    def _already_there(self) -> Status | None:
+        """Status of a stop whose condition holds at the start."""
+        stepper = self.stepper
+        start = self.make_point(stepper.t, stepper.state, stepper.value, stepper.velocity)
+        self.before = [event.measure(start) for event in self.plan.events]
+        for event, value in zip(self.plan.events, self.before, strict=True):
+            if not isinstance(event, Event) and value <= 0.0:
+                self.crossings, self.extra = [Crossing(event.name, start.t, np.array(start.theta))], start.gradients
+                return event.status
+        return None
 
-def _locate_all(stepper, plan, make_point, before: list[float], events):
-    """Crossings of the last step in order of time, up to the first terminal one; `before` moves on to the new values.
+    def _in_slices(self, level) -> Status:
+        """Advance without looking at single steps; come back between slices for caps and interrupts."""
+        stepper, plan, saves = self.stepper, self.plan, self.saves
+        piece, mark = Slice(), Mark(plan.mark_gradients, plan.max_gradients)
+        mark.passed(stepper.counts)
+        while True:
+            budget, accepted = mark.budget, stepper.counts["accepted"]
+            steps = piece.next(accepted, plan.max_seconds - self.watch.seconds)
+            status = self._advanced(
+                save_at=saves.grid, saved=saves.rows, max_gradients=budget, max_steps=steps, loss_below=level
+            )
+            ended = self.watch.verdict(stepper)
+            if status != Status.PAUSED and (status != Status.GRADIENT_BUDGET or budget >= plan.max_gradients):
+                return status
+            if ended is not None:
+                return ended
+            if status == Status.GRADIENT_BUDGET and mark.passed(stepper.counts):
+                _keep_snapshot(self.snapshots, stepper)
 
-    Returns the end (t, status, state) of a terminal crossing or None, the crossings, and the gradients they cost.
-    """
-    points: list[Point] = []
+    def _step_by_step(self) -> Outcome:
+        """Advance one accepted step at a time, looking at every event after each."""
+        stepper, plan, saves = self.stepper, self.plan, self.saves
+        saved, mark = None if saves.grid is None else saves.rows, Mark(plan.mark_gradients, plan.max_gradients)
+        mark.passed(stepper.counts)
+        while True:
+            budget, accepted = mark.budget, stepper.counts["accepted"]
+            status = self._advanced(save_at=saves.grid, saved=saved, max_gradients=budget, max_steps=1)
+            if stepper.counts["accepted"] > accepted:
+                if plan.times is None:
+                    saves.note_step(stepper.t, stepper.state)
+                try:
+                    end = self._crossed()
+                except Raised as raised:
+                    self.notes.append(str(raised))
+                    return self._outcome(Status.FUNCTION_FAILED)
+                if end is not None:
+                    return self._outcome(end[1], end)
+            if status == Status.GRADIENT_BUDGET and budget < plan.max_gradients:
+                mark.passed(stepper.counts)
+                status = Status.PAUSED
+            if status == Status.PAUSED:
+                status = self._rest() or self.watch.verdict(stepper) or status
+            if status != Status.PAUSED:
+                return self._outcome(status)
+            if stepper.counts["accepted"] % 32 == 0:
+                _keep_snapshot(self.snapshots, stepper)
 
-    def at(t):
-        if plan.discrete or t >= stepper.t:
-            point = make_point(stepper.t, stepper.state, stepper.value, stepper.velocity)
+    def _advanced(self, **limits) -> Status:
+        """Status after more steps; an error out of a velocity in Python ends the run and is noted."""
+        try:
+            return self.stepper.advance(self.plan.t_end, **limits)
+        except Exception as error:
+            field = getattr(self.stepper, "field", None)
+            if field is None or getattr(field, "compiled", True):
+                raise
+            self.notes.append(str(Raised(f"the velocity, from t = {self.stepper.t:.6g} on,", error)))
+            return Status.FUNCTION_FAILED
+
+    def _rest(self) -> Status | None:
+        """STATIONARY where a run without an end time has come to rest."""
+        rest, stepper = self.plan.rest, self.stepper
+        if rest is None or not rest.due(stepper.t):
+            return None
+        with np.errstate(over="ignore"):
+            if not rest.reached(stepper.t, stepper.state, stepper.value, float(np.linalg.norm(stepper.velocity))):
+                return None
+        point = self.make_point(stepper.t, stepper.state)
+        if not rest.exact and leads_down(point.problem, point.theta):
+            rest.again()
+            return None
+        self.notes.append(rest.note(stepper.t))
+        return Status.STATIONARY
+
+    def _crossed(self):
+        """Crossings of the last step in order of time, up to the first terminal one, noted.
+
+        Returns the end (t, status, state) of a terminal crossing or None.
+        """
+        stepper, plan, points = self.stepper, self.plan, []
+
+        def at(t):
+            if plan.discrete or t >= stepper.t:
+                point = self.make_point(stepper.t, stepper.state, stepper.value, stepper.velocity)
+            else:
+                point = self.make_point(t, stepper.dense(t))
+            points.append(point)
+            return point
+
+        now, found, end = at(stepper.t), [], None
+        for index, event in enumerate(plan.events):
+            with guarded(event, stepper.t):
+                value = event.measure(now)
+                if crosses(event, self.before[index], value):
+                    t = stepper.t if plan.discrete else locate(event, at, stepper.t_before, stepper.t)
+                    found.append((t, index, event))
+            self.before[index] = value
+        found.sort(key=lambda item: item[:2])
+        for t, _, event in found:
+            point = at(t)
+            self.crossings.append(Crossing(event.name, point.t, np.array(point.theta)))
+            if event.terminal:
+                end = (point.t, event.status, np.array(point.state))
+                break
+        self.extra += sum(point.gradients for point in points)
+        return end
+
+    def _outcome(self, status, end=None) -> Outcome:
+        """Saved points up to the end, and the end state itself as the last one."""
+        t, state = (self.stepper.t, self.stepper.state) if end is None else (end[0], end[2])
+        times, states = self.saves.until(t)
+        if times.size and times[-1] == t:
+            states[-1] = state
         else:
-            point = make_point(t, stepper.dense(t))
-        points.append(point)
-        return point
-
-    now = at(stepper.t)
-    found = []
-    for index, event in enumerate(events):
-        value = event.measure(now)
-        if crosses(event, before[index], value):
-            t = stepper.t if plan.discrete else locate(event, at, stepper.t_before, stepper.t)
-            found.append((t, index, event))
-        before[index] = value
-    found.sort(key=lambda item: item[:2])
-    crossings, end = [], None
-    for t, _, event in found:
-        point = at(t)
-        crossings.append(Crossing(event.name, point.t, np.array(point.theta)))
-        if event.terminal:
-            end = (point.t, event.status, np.array(point.state))
-            break
-    return end, crossings, sum(point.gradients for point in points)
+            times, states = np.append(times, t), np.concatenate([states.reshape(-1, state.size), state[None]])
+        if end is None:
+            self.snapshots.append(self.stepper.snapshot())
+        rest = self.watch.seconds, self.extra, self.notes, self.watch.interrupt
+        return Outcome(status, times, states, self.crossings, self.snapshots, *rest)
 
 
 def _keep_snapshot(snapshots: list[dict], stepper) -> None:
@@ -275,19 +319,6 @@ def _keep_snapshot(snapshots: list[dict], stepper) -> None:
     snapshots.append(stepper.snapshot())
     if len(snapshots) > MOST_SNAPSHOTS:
         del snapshots[1:-1:2]
-
-
-def _outcome(stepper, plan, saves, snapshots, watch, status, crossings, extra, end=None) -> Outcome:
-    """Saved points up to the end, and the end state itself as the last one."""
-    t, state = (stepper.t, stepper.state) if end is None else (end[0], end[2])
-    times, states = saves.until(t)
-    if times.size and times[-1] == t:
-        states[-1] = state
-    else:
-        times, states = np.append(times, t), np.concatenate([states.reshape(-1, state.size), state[None]])
-    if end is None:
-        snapshots.append(stepper.snapshot())
-    return Outcome(status, times, states, crossings, snapshots, watch.seconds, extra)
 
 
 def _progress_bar(plan: Plan):

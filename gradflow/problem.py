@@ -10,6 +10,7 @@ import numpy as np
 
 from gradflow.arguments import not_negative
 from gradflow.initial import initial
+from gradflow.kernels.select import checked_device, choose
 from gradflow.networks import Diagonal
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Problem:
     backend : {"auto", "feedforward", "covariance", "diagonal", "torch"}
         How the gradient is computed. "auto" takes the fastest compiled kernel, torch autograd if there is none.
     device : str
-        torch device of the torch backend.
+        torch device of the torch backend; it must hold float64.
 
     Raises
     ------
@@ -69,7 +70,8 @@ class Problem:
         if self.y.shape[0] != self.x.shape[0]:
             raise ValueError(f"x has {self.x.shape[0]} samples and y has {self.y.shape[0]}: the numbers must agree")
         self.decay = not_negative(decay, "decay")
-        self.backend, self.device = backend, device
+        choose(network, loss, backend, device)
+        self.backend, self.device = backend, checked_device(device)
         self.x.setflags(write=False)
         self.y.setflags(write=False)
 
@@ -313,6 +315,8 @@ class Problem:
 
     def checked(self, theta, name="theta") -> np.ndarray:
         """`theta` as contiguous float64 of shape (P,) or (runs, P)."""
+        if np.iscomplexobj(theta):
+            raise TypeError(f"{name} is complex: give real numbers")
         try:
             array = np.require(theta, np.float64, ["C", "W"])
         except (TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,16 @@ import numpy as np
 from gradflow.config import to_config, versions
 from gradflow.dynamics.discrete import SGD
 from gradflow.events import Point
-from gradflow.loop import SLICE_SECONDS, Plan
+from gradflow.loop import Plan
+from gradflow.rest import Rest, level_of
 from gradflow.status import Status
 from gradflow.steppers.choose import make_field, make_stepper
 from gradflow.trajectory import Record, Run, Trajectory
+
+MARK_SECONDS = 0.15
+"""Seconds between two snapshots, at a nominal rate of operations."""
+LATE_SECONDS, LATE_SHARE = 0.1, 0.1
+"""Seconds, and part of max_seconds, that the records of a run may take after it was broken off."""
 
 
 def stepper_at(problem, dynamics, t, state, arguments):
@@ -47,7 +54,11 @@ def plan_of(problem, dynamics, arguments, times) -> Plan:
     """The loop's plan for a call."""
     kernel = problem.kernel
     cost = 1e-9 * kernel.flops + (2e-6 if kernel.compiled and dynamics.compiled else 2e-4)
-    save_at = arguments["save_at"]
+    save_at, discrete, stochastic = arguments["save_at"], dynamics.discrete, isinstance(dynamics, SGD)
+    rest = None
+    if np.isinf(arguments["t_end"]) and not stochastic:
+        tolerances = (0.0, 0.0) if discrete else (arguments["rtol"], arguments["atol"])
+        rest = Rest(arguments["t_start"], *tolerances, level=level_of(arguments["events"]))
     return Plan(
         t_end=arguments["t_end"],
         times=times,
@@ -55,10 +66,11 @@ def plan_of(problem, dynamics, arguments, times) -> Plan:
         events=arguments["events"],
         max_gradients=arguments["max_gradients"],
         max_seconds=arguments["max_seconds"],
-        slice_gradients=max(100, int(SLICE_SECONDS / cost)),
+        mark_gradients=max(100, int(MARK_SECONDS / cost)),
         progress=arguments["progress"],
-        discrete=dynamics.discrete,
-        stochastic=isinstance(dynamics, SGD),
+        discrete=discrete,
+        stochastic=stochastic,
+        rest=rest,
     )
 
 
@@ -66,15 +78,19 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config
     """Trajectory of an outcome: points of the grid kept, records taken; `config`: the call, where it is known."""
     said = (arguments["kink_note"], getattr(stepper, "message", ""))
     notes = [*outcome.notes, *getattr(stepper, "notes", []), *filter(None, said)]
-    records, keep = {}, slice(None)
+    records, keep, hurry = {}, slice(None), Hurry(outcome, arguments["max_seconds"])
     if any(own_grid is not None for _, own_grid in arguments["record"].values()):
         keep = np.append(np.isin(outcome.t[:-1], grid), True)
     theta: Any = dynamics.unpack(problem, outcome.states) if arguments["record"] else None
     for name, (function, own_grid) in arguments["record"].items():
         chosen = keep if own_grid is None else np.isin(outcome.t, own_grid)
         try:
-            values = [np.asarray(function(problem, row), dtype=np.float64) for row in theta[chosen]]
-            records[name] = Record(outcome.t[chosen], np.stack(values))
+            values = _measured(function, problem, theta[chosen], hurry)
+            t = outcome.t[chosen]
+            records[name] = Record(t[: len(values)], np.stack(values))
+            if len(values) < t.size:
+                said = f"record {name!r}: {len(values)} of {t.size} points were taken when the time was up"
+                notes.append(f"{said}; run.measure(...) takes all of them")
         except Exception as error:  # a failing measure must not cost the run
             notes.append(f"record {name!r} failed: {type(error).__name__}: {error}")
     counts = dict(stepper.counts)
@@ -93,6 +109,32 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config
         run=Run(dynamics, arguments, outcome.snapshots),
         config=config or partial(call_as_config, problem, dynamics, arguments),
     )
+
+
+class Hurry:
+    """Whether the records of a run must end where they are: it was interrupted, or its seconds were used up."""
+
+    def __init__(self, outcome, max_seconds: float, now=time.monotonic):
+        self._outcome, self._now, self._end = outcome, now, np.inf
+        if outcome.status == Status.WALL_CLOCK:
+            self._end = now() + max(LATE_SECONDS, LATE_SHARE * max_seconds)
+
+    def __call__(self) -> bool:
+        """Look."""
+        interrupt = self._outcome.interrupt
+        if interrupt is not None and interrupt.raised:
+            self._end = min(self._end, self._now() + LATE_SECONDS)
+        return self._now() > self._end
+
+
+def _measured(function, problem, rows, hurry) -> list[np.ndarray]:
+    """Values of a measure at the first rows: at all of them, unless there is a hurry."""
+    values: list[np.ndarray] = []
+    for row in rows:
+        if values and hurry():
+            break
+        values.append(np.asarray(function(problem, row), dtype=np.float64))
+    return values
 
 
 def call_as_config(problem, dynamics, arguments) -> dict:

@@ -99,7 +99,8 @@ def simulate(
         flows, networks and solvers fall back on "ignore" with a note. "ignore": the plain stepper runs over kinks, and
         ends with the status "stalled at a kink" where it chatters (after 200,000 gradients unless `max_gradients` says
         otherwise).
-        "implicit": Euler steps with masks from their end, of order 1; give ``solver=gf.FixedStep("euler", step)``.
+        "implicit": Euler steps with masks from their end, of order 1; give ``solver=gf.FixedStep("euler", step)``. For
+        the plain flow of networks whose only kinked layer is the first.
     at_branch : {"likely", "active", "inactive", "stay", "stop"}
         Where to go where the flow through kinks is not unique; see :func:`gradflow.branches`.
     conserve : bool
@@ -143,7 +144,11 @@ def simulate(
     """
     if not isinstance(dynamics, Flow):
         raise TypeError(f"dynamics = {dynamics!r}: must be a dynamics such as gf.GradientFlow() or gf.GD(step=0.1)")
+    if not hasattr(problem, "checked"):
+        raise TypeError(f"problem = {problem!r}: must be a gf.Problem(network, loss, x, y)")
     theta0 = problem.checked(theta0, "theta0")
+    if theta0.ndim == 2 and not len(theta0):
+        raise ValueError(f"theta0 has shape {theta0.shape}: a batch needs at least one run")
     if not np.isfinite(theta0).all():
         raise ValueError(f"theta0 holds {np.count_nonzero(~np.isfinite(theta0))} NaN or infinite entries")
     stops = sequence_of(stop, "stop")

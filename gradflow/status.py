@@ -32,6 +32,7 @@ class Status(IntEnum):
     INTERRUPTED = 12
     SOLVER_FAILED = 13
     STIFF = 14
+    FUNCTION_FAILED = 15
 
     @property
     def sentence(self) -> str:
@@ -58,4 +59,5 @@ _SENTENCES = {
     Status.INTERRUPTED: "interrupted from outside; the state so far is valid",
     Status.SOLVER_FAILED: "the solver failed to take a step; the state so far is valid",
     Status.STIFF: "the problem has become stiff for an explicit method",
+    Status.FUNCTION_FAILED: "an event or the velocity raised an error (see the notes); the state so far is valid",
 }

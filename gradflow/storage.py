@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -32,6 +33,32 @@ def save(trajectory: Trajectory, path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def save_batch(trajectories, folder) -> None:
+    """Write trajectories to the files of a new folder, by way of a temporary folder beside it."""
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already: give a folder that does not, or remove it first")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{threading.get_ident()}.part")
+    temporary.mkdir(parents=True)
+    try:
+        digits = len(str(len(trajectories) - 1))
+        for run, trajectory in enumerate(trajectories):
+            save(trajectory, temporary / f"run-{run:0{digits}}.nc")
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+
+
+def load_batch(folder, problem=None, dynamics=None) -> list[Trajectory]:
+    """Read the trajectories that `save_batch` wrote; they share the problem of the first."""
+    files = sorted(Path(folder).glob("run-*.nc"))
+    if not files:
+        raise FileNotFoundError(f"{folder} is not a folder with the files of a batch")
+    first = load(files[0], problem, dynamics)
+    return [first, *(load(path, first.problem, dynamics) for path in files[1:])]
 
 
 def load(path, problem=None, dynamics=None) -> Trajectory:

@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import contextmanager
 from functools import lru_cache
+from numbers import Real
 
 _threads: int | None = None
 
@@ -20,8 +21,8 @@ def set_threads(count: int | None) -> None:
 
     Raises
     ------
-    ValueError
-        If it is below 1.
+    TypeError, ValueError
+        If it is no number, or below 1.
 
     Examples
     --------
@@ -32,6 +33,8 @@ def set_threads(count: int | None) -> None:
     >>> gf.set_threads(None)
     """
     global _threads
+    if count is not None and not isinstance(count, Real):
+        raise TypeError(f"count = {count!r}: must be a number of threads, or None for one per core")
     if count is not None and (count != int(count) or count < 1):
         raise ValueError(f"count = {count!r}: the number of threads must be an integer, at least 1, or None")
     _threads = count

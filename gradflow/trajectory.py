@@ -228,8 +228,10 @@ class Trajectory:
 
         times = np.atleast_1d(np.asarray(t, dtype=np.float64))
         first = self.run.arguments["t_start"] if self.run else self.t[0]
-        if times.ndim != 1 or not np.isfinite(times).all() or times.min() < first or times.max() > self.t[-1]:
+        if times.ndim != 1 or not ((times >= first) & (times <= self.t[-1])).all():
             raise ValueError(f"t = {t}: must lie within the run, from {first:g} to {self.t[-1]:g}")
+        if not times.size:
+            return np.empty((0, self.states.shape[1]))
         order = np.argsort(times, kind="stable")
         states = np.empty((times.size, self.states.shape[1]))
         states[order] = revisit(self, times[order])

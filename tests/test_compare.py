@@ -383,7 +383,7 @@ def other_start():
         (lambda flow, run: compare(flow, [flow]), TypeError, r"runs\[0\] is a run of GradientFlow"),
         (lambda flow, run: compare(flow, [run, 3]), TypeError, r"runs\[1\] of type int"),
         (lambda flow, run: compare(flow, []), ValueError, "runs is empty"),
-        (lambda flow, run: compare(flow, descent(2, 0.05)), ValueError, "has 28 parameters and the flow 1"),
+        (lambda flow, run: compare(flow, descent(2, 0.05)), ValueError, "its network is deep linear 6-4-1, not"),
         (lambda flow, run: compare(flow, other_start()), ValueError, "1e-09 away from the flow's start"),
         (lambda flow, run: compare(flow, run).parting(-0.1), ValueError, "threshold = -0.1"),
         (lambda flow, run: compare(flow, run).bound(1), ValueError, "there are 1 runs"),

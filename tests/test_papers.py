@@ -160,7 +160,7 @@ def test_check_gives_one_where_a_claim_fails(monkeypatch, capsys):
 
 
 def test_an_error_in_one_figure_does_not_stop_the_others():
-    todo = tasks([SLUG], "loss-vs-time", size="small", overrides={"alpha": "a word"})
+    todo = tasks([SLUG], "loss-vs-time", size="small", overrides={"alpha": -1.0, "t_end": -5.0})
     todo += tasks([SLUG], "loss-vs-time", size="small", overrides={"etas": (3,)})
     bad, good = outcomes(todo)
     assert not bad.passed

@@ -386,7 +386,7 @@ def test_t_start_shifts_the_run():
 
 
 def test_a_step_that_costs_more_than_a_slice_is_taken_all_the_same(monkeypatch):
-    monkeypatch.setattr(sys.modules["gradflow.running"], "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["gradflow.running"], "MARK_SECONDS", 0.0)
     problem = cases.make(gf.DeepLinear([12, 12, 1]), "square")
     run = gf.simulate(
         problem, problem.init(0.5), gf.PolarFlow(), t_end=0.1, solver="BDF", rtol=1e-5, max_gradients=9000

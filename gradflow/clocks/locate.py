@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.clocks.targets import LN10
-from gradflow.events import Crossing, Point, crosses
+from gradflow.events import Crossing, Point, crosses, guarded
 
 
 class View:
@@ -81,9 +81,11 @@ def first_event(march, phase, view) -> Any:
     """Crossings of the events in a step up to the first terminal one: (moment, status) or None, and the crossings."""
     found = []
     for index, event in enumerate(march.plan.events):
-        value = event.measure(point_of(march, phase, view.right))
-        if crosses(event, march.readings[index], value):
-            found.append((_zero_of(march, phase, view, event, march.readings[index], value), event))
+        point, before = point_of(march, phase, view.right), march.readings[index]
+        with guarded(event, point.t):
+            value = event.measure(point)
+            if crosses(event, before, value):
+                found.append((_zero_of(march, phase, view, event, before, value), event))
         march.readings[index] = value
     found.sort(key=lambda pair: pair[0].tau)
     crossings = []

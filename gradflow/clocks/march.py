@@ -16,6 +16,8 @@ from gradflow.clocks.moment import Base, Moment, PolarBase, moved, polar_serves,
 from gradflow.clocks.solver import make_stepper, stepping_clock
 from gradflow.clocks.stall import FAST, VANISHES, Watch, swiftness
 from gradflow.clocks.targets import LN10
+from gradflow.events import Raised
+from gradflow.rest import Rest
 from gradflow.status import Status
 
 GROWTH = 3.0
@@ -23,6 +25,9 @@ RETIED, RETIED_EVERY = ("relative", "arc", "log_time"), 4
 LOG_SMALL = float(np.log(1e-3))
 FAR = 1e4
 """Fall of log L that is reckoned with where no end in the loss is given."""
+
+LONGEST_LOG = 600.0
+"""Log of the longest time in which a run is watched for rest."""
 
 LONGEST_IN_POLAR = 0.75
 """Longest step while the direction stands still: its small components decay, and must keep their digits."""
@@ -80,7 +85,10 @@ class March:
 
     def __post_init__(self):
         self.kept = Kept(max(self.plan.keep_steps, 4))
-        self.log_size, self.interval = 0.0, None
+        self.log_size, self.interval, self.rest = 0.0, None, None
+        if not any(target.kind == "log_elapsed" for target, _ in self.plan.ends):
+            atol = 1e-2 * self.plan.rtol if self.plan.atol is None else self.plan.atol
+            self.rest = Rest(0.0, self.plan.rtol, atol)
 
     def run(self, start: Moment, base: Base, clock) -> Status:
         """Go from a start in a clock to an end."""
@@ -96,7 +104,7 @@ class March:
         status = self._already_there(phase)
         while status is None:
             phase = self._due(phase)
-            status = self._step(phase)
+            status = self._attempt(phase)
             if status is None and self.plan.interrupt.raised:
                 status = Status.INTERRUPTED
             elif status is None and time.monotonic() - began > self.plan.max_seconds:
@@ -239,6 +247,18 @@ class March:
                 last = min(last, clock.tau_at(target.value, phase.begin))
         return last
 
+    def _attempt(self, phase) -> Status | None:
+        """A step; an error out of an event, or of a velocity in Python, ends the run and is noted."""
+        try:
+            return self._step(phase)
+        except Raised as raised:
+            self.notes.append(str(raised))
+        except Exception as error:
+            if self.plan.dynamics.compiled and self.plan.problem.kernel.compiled:
+                raise
+            self.notes.append(str(Raised(f"the velocity, from {self._place(phase)} on,", error)))
+        return Status.FUNCTION_FAILED
+
     def _step(self, phase) -> Status | None:
         """One accepted step; the reason to end the run, if any."""
         plan, stepper = self.plan, phase.stepper
@@ -327,7 +347,20 @@ class March:
         """Whether the run will not get on; in the automatic clock, a loss clock is left instead."""
         wants_loss = bool(self.plan.ends) and all(target.kind == "s" for target, _ in self.plan.ends)
         reason = phase.watch.verdict(phase, wants_loss)
-        return None if reason is None else self._leave(phase, reason)
+        if reason is not None:
+            return self._leave(phase, reason)
+        return Status.STATIONARY if self._at_rest(phase) else None
+
+    def _at_rest(self, phase) -> bool:
+        """Whether a run without an end in time has come to rest, where the time since its start is a number."""
+        moment, rest = phase.moment, self.rest
+        if rest is None or not moment.log_elapsed < LONGEST_LOG or not rest.due(np.exp(moment.log_elapsed)):
+            return False
+        value, speed = np.exp(moment.log_loss), np.exp(moment.log_speed + moment.log_loss)
+        if not rest.reached(np.exp(moment.log_elapsed), self.main_state(phase, moment), float(value), float(speed)):
+            return False
+        self.notes.append(rest.note(self.plan.t_start + np.exp(moment.log_elapsed)))
+        return True
 
     def _leave(self, phase, reason) -> Status | None:
         """End the run for a reason, or go on in another clock where the rule may choose it."""

@@ -17,7 +17,8 @@ from gradflow.trajectory import Record as Values
 from gradflow.trajectory import Run, Trajectory
 
 MOST_LOG_LOSS = 1e4
-LEAST_LOSS = 1e-300
+LEAST_LOSS = 1e-150
+"""Below it the squares of gradients underflow."""
 MOST_GRADIENTS_AT_KINKS = 200_000
 """Cap for flows that run over kinks in some clocks, where they may chatter."""
 LONGEST_PLATEAU = 10.0

@@ -93,7 +93,12 @@ class Flow:
         """Link around a velocity written in Python."""
 
         def link(t, state, out, chain, numbers, layout, work, coefficients):
-            value, out[:] = self.value_and_velocity(problem, t, state)
+            value, velocity = self.value_and_velocity(problem, t, state)
+            if np.shape(velocity) != out.shape:
+                raise ValueError(
+                    f"{type(self).__name__}: the velocity has shape {np.shape(velocity)}, and the state {out.shape}"
+                )
+            out[:] = velocity
             return value
 
         return link

@@ -88,6 +88,20 @@ def kernel(network, loss, x, y, decay: float = 0.0, backend: str = "auto", devic
     return made if made.name == name else replace(made, name=f"{name}, {made.name}")
 
 
+def checked_device(device: str) -> str:
+    """A torch device that holds float64 here, or the error that says what is wrong with it."""
+    if device == "cpu":
+        return device
+    import torch
+
+    try:
+        torch.empty(1, dtype=torch.float64, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise ValueError(f"device = {device!r} cannot be used here: {said}; give device='cpu'") from error
+    return device
+
+
 def choose(network, loss, backend: str, device: str) -> str:
     """Name of the backend to use."""
     if backend not in BACKENDS:

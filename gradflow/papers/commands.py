@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from pathlib import Path
 
 
 def add_commands(commands) -> None:
@@ -42,6 +43,7 @@ def _reproduce(options) -> int:
     overrides = dict(_setting(text) for text in options.set)
     if overrides and not (options.slug and options.figure):
         raise ValueError("--set needs the figure that it is for: give the paper's slug and --figure NAME")
+    Path(options.out).mkdir(parents=True, exist_ok=True)
     slugs = [options.slug] if options.slug else []
     todo = tasks(slugs, options.figure, size=options.size, overrides=overrides, out=options.out, fresh=options.fresh)
     code = _run(todo, options.jobs)
@@ -60,7 +62,7 @@ def _check(options) -> int:
 
 
 def _run(todo, jobs) -> int:
-    """Run the tasks, print a row per claim; 1 if one fails."""
+    """Run the tasks, print a row per claim; 1 if one fails, 2 if a figure cannot be made with the settings given."""
     from gradflow.papers.many import outcomes
 
     done = []
@@ -69,19 +71,22 @@ def _run(todo, jobs) -> int:
             done.append(outcome)
             _print_outcome(outcome, f"{len(done)} of {len(todo)}")
     except KeyboardInterrupt:
-        print(f"interrupted: {len(done)} of {len(todo)} figures are done and kept")
+        kept = "done and kept" if any(task.out for task in todo) else "done"
+        print(f"interrupted: {len(done)} of {len(todo)} figures are {kept}")
         return 1
     claims = [claim for outcome in done for claim in outcome.claims]
     errors = sum(outcome.error is not None for outcome in done)
     failed = f"; {errors} figures could not be computed" if errors else ""
     print(f"{sum(claim.passed for claim in claims)} of {len(claims)} claims hold{failed}")
+    if any(outcome.error and outcome.task.overrides for outcome in done):
+        return 2
     return 0 if all(outcome.passed for outcome in done) else 1
 
 
 def _print_outcome(outcome, place) -> None:
     task = outcome.task
     where = f"{task.out}/{task.slug}/" if task.out else ""
-    how = f"{outcome.seconds:.1f} s" + (f", written to {where}" if where else "")
+    how = f"{outcome.seconds:.1f} s" + (f", written to {where}" if where and not outcome.error else "")
     if outcome.loaded:
         how = f"loaded from {where}: same arguments, same code; --fresh computes it again"
     print(f"[{place}] {task.slug} / {task.figure}, {task.size} ({how})", flush=True)

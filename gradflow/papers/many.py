@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gradflow.papers.claim import Claim
@@ -42,8 +45,15 @@ class Outcome:
 def tasks(slugs: Iterable[str], figure: str | None = None, **options) -> list[Task]:
     """Tasks for all figures of some papers (of all, if none is named), or for one figure."""
     papers = [find(slug) for slug in slugs] or list(known().values())
+    if figure is not None and len(papers) != 1:
+        owners = [paper.slug for paper in known().values() if figure in paper.figures]
+        said = f"papers with a figure of that name: {', '.join(owners)}" if owners else "no paper has such a figure"
+        raise ValueError(f"figure {figure!r} is given without its paper: name the paper's slug too; {said}")
     names = [(paper.slug, name) for paper in papers for name in ([figure] if figure else paper.figures)]
-    return [Task(slug, find(slug).find(name).name, **options) for slug, name in names]
+    todo = [Task(slug, find(slug).find(name).name, **options) for slug, name in names]
+    for task in todo:
+        find(task.slug).find(task.figure).settings(task.size, task.overrides)
+    return todo
 
 
 def run(task: Task) -> Outcome:
@@ -65,12 +75,32 @@ def outcomes(todo: list[Task], jobs: int = 1) -> Iterator[Outcome]:
         yield from map(run, todo)
         return
     from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
     todo = sorted(todo, key=lambda task: -find(task.slug).find(task.figure).minutes)
+    before = set(active_children())
     pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"))
     try:
-        for future in as_completed([pool.submit(run, task) for task in todo]):
+        with _deaf_children():
+            futures = [pool.submit(run, task) for task in todo]
+        for future in as_completed(futures):
             yield future.result()
+    except BaseException:
+        for child in set(active_children()) - before:
+            child.terminate()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Within it processes are started that ignore Ctrl-C, which is for the process that started them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard)

@@ -67,7 +67,29 @@ class Figure:
                 raise ValueError(
                     f"{self.paper.slug}, figure {self.name}: unknown setting {name!r}; known are {', '.join(known)}"
                 )
+            if not like(overrides[name], known[name]):
+                raise ValueError(
+                    f"{self.paper.slug}, figure {self.name}: {name} = {overrides[name]!r} must be like its default,"
+                    f" {known[name]!r}"
+                )
         return known | (self.small if size == "small" else {}) | overrides
+
+
+def like(value, default) -> bool:
+    """Whether a setting is of the kind of its default: a number, a text, or a sequence of such that is not empty.
+
+    Examples
+    --------
+    >>> like(3, 0.5), like("abc", 0.5), like([1, 30], (1.0, 3.0)), like((), (1.0, 3.0)), like(5, (1.0, 3.0))
+    (True, False, True, False, False)
+    """
+    if isinstance(default, tuple | list):
+        several = isinstance(value, tuple | list) and len(value) > 0
+        return several and (not default or all(like(item, default[0]) for item in value))
+    for kind in (bool, (int, float), str):
+        if isinstance(default, kind):
+            return isinstance(value, kind)
+    return True
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def reproduce(
     >>> result.claims[0].passed
     True
     """
+    if not (out is None or isinstance(out, str | os.PathLike)):
+        raise TypeError(f"out = {out!r}: must be a folder, or None to store nothing")
     paper = find(slug)
     if figure is not None:
         return regenerate(paper.find(figure), size, overrides, out, fresh)
@@ -74,6 +77,8 @@ def regenerate(figure: Figure, size: str, overrides: dict, out, fresh: bool) -> 
     place = None if out is None else Path(out) / figure.paper.slug / stem(figure, size, overrides)
     if place is not None and not fresh and _is_stored(place, facts["key"]):
         return Result.load(place)
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
     result = _computed(figure, size, overrides, facts)
     if place is not None:
         result.save(place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradflow.compare import Comparison
-from gradflow.plots.look import BLACK, DASHES, GREY, labels_of, looks_of, number, panel, time_axis, wide
+from gradflow.plots.look import BLACK, BLUE, DASHES, GREY, labels_of, looks_of, number, panel, time_axis, wide
 
 FAR_BELOW = 0.02
 
@@ -48,13 +48,15 @@ def gap(comparison: Comparison, ax=None, *, relative: bool = False, predicted: b
         lines = zip(comparison.t, distances, expected, scales, labels_of(runs), looks_of(runs), strict=True)
         for t, distance, leading, scale, label, look in lines:
             ax.plot(t, distance, label=label, **look)
-            if np.isfinite(leading).any():
+            if _known(leading):
                 ax.plot(t, leading / scale, color=BLACK, linestyle=DASHES[2], linewidth=1.0, zorder=3.0)
-        if any(np.isfinite(leading).any() for leading in expected):
+        if any(map(_known, expected)):
             ax.plot([], [], color=BLACK, linestyle=DASHES[2], linewidth=1.0, label=r"predicted $h|e_1(t)|$")
         if bounds:
             _draw_bounds(ax, comparison, relative)
         _draw_solver_error(ax, comparison, relative)
+        if np.isfinite(comparison.unique_until):
+            ax.axvline(comparison.unique_until, color=BLUE, linewidth=1.0, linestyle=DASHES[3], label="flow branches")
         norm = r" \,/\, |\theta(t)|" if relative else ""
         ax.set_ylabel(rf"distance $|\theta_{{t/h}} - \theta(t)|{norm}$")
         time_axis(ax, [comparison.flow])
@@ -63,15 +65,17 @@ def gap(comparison: Comparison, ax=None, *, relative: bool = False, predicted: b
 
 def _draw_bounds(ax, comparison, relative) -> None:
     """A-posteriori bounds of the plain GD runs."""
-    looks = looks_of(comparison.runs)
+    looks, known = looks_of(comparison.runs), False
     for index in range(len(comparison)):
         try:
             bound = comparison.bound(index)
         except ValueError:
             continue
+        known = True
         size = _size(comparison.flow.at(bound.t)) if relative else 1.0
         ax.plot(bound.t, bound.bound / size, color=looks[index]["color"], linestyle=DASHES[1], linewidth=1.1)
-    ax.plot([], [], color=GREY, linestyle=DASHES[1], linewidth=1.1, label="a-posteriori bound")
+    if known:
+        ax.plot([], [], color=GREY, linestyle=DASHES[1], linewidth=1.1, label="a-posteriori bound")
 
 
 def _draw_solver_error(ax, comparison, relative) -> None:
@@ -83,6 +87,11 @@ def _draw_solver_error(ax, comparison, relative) -> None:
     t, drawn = ([], []) if far_below else (flow.t, error)
     label = rf"solver error below ${number(np.nanmax(error), 1)}$" if far_below else "solver error"
     ax.plot(t, drawn, color=GREY, linewidth=1.0, label=label)
+
+
+def _known(leading) -> bool:
+    """Whether a leading-order distance is known beyond the start, where it is 0."""
+    return bool((np.isfinite(leading) & (leading > 0)).any())
 
 
 def _size(theta) -> np.ndarray:

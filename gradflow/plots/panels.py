@@ -47,12 +47,14 @@ def colours(dynamics, count: int | None = None):
 
 
 def coloured(values: Iterable, dynamics=None) -> Iterator[tuple[Any, str]]:
-    """Pairs of a value and its colour: shades of a dynamics from dark to light, or the library's palette without one.
+    """Pairs of a value and its colour: shades of a dynamics, or the library's palette without one.
+
+    Smaller numbers are darker, as in :func:`gap`: smaller steps are nearer to the flow, which is black.
 
     Parameters
     ----------
     values : iterable
-        What the lines are drawn for, such as step sizes.
+        What the lines are drawn for, such as step sizes; different ones.
     dynamics : flow or discrete rule, optional
         Whose shades are taken.
 
@@ -65,11 +67,15 @@ def coloured(values: Iterable, dynamics=None) -> Iterator[tuple[Any, str]]:
     >>> import gradflow as gf
     >>> dict(gf.plots.coloured((2, 3)))
     {2: '#0072B2', 3: '#D55E00'}
-    >>> [step for step, shade in gf.plots.coloured((0.1, 0.05), gf.GD(0.1))]
-    [0.1, 0.05]
+    >>> dict(gf.plots.coloured((0.1, 0.05), gf.GD(0.1)))[0.05] == gf.plots.colours(gf.GD(0.1), 2)[0]
+    True
     """
     values = list(values)
-    shades = [MODES[i % len(MODES)] for i in range(len(values))] if dynamics is None else colours(dynamics, len(values))
+    if dynamics is None:
+        return zip(values, [MODES[i % len(MODES)] for i in range(len(values))], strict=True)
+    shades = colours(dynamics, len(values))
+    if all(isinstance(value, int | float | np.number) for value in values):
+        shades = [shades[sorted(values).index(value)] for value in values]
     return zip(values, shades, strict=True)
 
 

@@ -121,8 +121,8 @@ class OtherSolver:
     ) -> Status:
         """Step until t_end or another reason to stop; parameters and statuses are those of ``Explicit.advance``.
 
-        A step that may break ``max_gradients``, being as dear as the dearest so far, is not begun unless it is the
-        first of the call; a step that does break it is given up. ``loss_below`` costs one gradient a step where the
+        A step that may break ``max_gradients``, being as dear as the dearest so far, is not begun; a step that does
+        break it is given up. ``loss_below`` costs one gradient a step where the
         solver does not evaluate the end of its steps. SOLVER_FAILED is one more status; ``message`` says more.
 
         Raises
@@ -161,7 +161,7 @@ class OtherSolver:
                 return Status.REACHED_END
             if steps >= max_steps:
                 return Status.PAUSED
-            if self.counts["gradients"] + (self._dearest if steps else 1) > self._budget:
+            if self.counts["gradients"] + max(self._dearest, 1) > self._budget:
                 return Status.GRADIENT_BUDGET
             before = self.counts["gradients"]
             self._accepted_step(t_end, times)
