@@ -24,7 +24,7 @@ def test_a_swept_array_brings_its_places_labels_and_shades():
     fig, ax = plots.subplots()
     drawn = plots.lines(ax, table, label="$h = {:g}$", dynamics=gf.GD(0.1), marker="o")
     assert [line.get_label() for line in drawn] == ["$h = 0.2$", "$h = 0.1$"]
-    assert [to_hex(line.get_color()) for line in drawn] == plots.colours(gf.GD(0.1), 2)
+    assert [to_hex(line.get_color()) for line in drawn] == plots.colours(gf.GD(0.1), 2)[::-1]
     for line, height in zip(drawn, table.values, strict=True):
         assert_array_equal(line.get_xdata(), [1, 3, 5])
         assert_array_equal(line.get_ydata(), height)

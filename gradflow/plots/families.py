@@ -28,7 +28,7 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
         A format for the entries of `of`, such as ``"$h = {:g}$"``, or one label for each line; of a single row the
         label itself. Equal labels are one entry of the legend.
     dynamics : flow or discrete rule, optional
-        Whose shades are taken, from dark to light; else the library's palette.
+        Whose shades are taken, smaller numbers darker; else the library's palette.
     **look : dict
         For ``ax.plot``; a colour is that of all lines.
 
