@@ -12,7 +12,7 @@ from gradflow.kinks.along import first_departure, theta_along
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy, pointer_to
 from gradflow.kinks.frozen import sliding_velocity, take_step
 from gradflow.kinks.inside import first_violation, watch_sides
-from gradflow.kinks.look import ALONE, AT_ONCE, EVENTS_AT_ONCE, PAUSED, STALLED, TRIED
+from gradflow.kinks.look import ALONE, AT_ONCE, EVENTS_AT_ONCE, LITTLE_TIME, PAUSED, STALLED, TRIED
 from gradflow.kinks.meeting import arrive, leave
 from gradflow.kinks.planes import span
 from gradflow.kinks.regions import name_region
@@ -155,7 +155,7 @@ def commit(desk_at, wall_at, next_at, x):
     last = desk.old_instants + desk.instant_count
     instants[last] = desk.t
     desk.instant_count += 1
-    span = 1e-13 * max(abs(desk.t), desk.t_end if desk.t_end < math.inf else 0.0)
+    span = max(LITTLE_TIME * (desk.unshortened if desk.shortened else desk.h), 1e-13 * abs(desk.t))
     return last >= EVENTS_AT_ONCE and desk.t - instants[last - EVENTS_AT_ONCE] <= span
 
 

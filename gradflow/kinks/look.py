@@ -11,8 +11,8 @@ WRONG = 1e-13
 AT_ONCE = 1e-9
 """A violation within this fraction of a step may come from the interpolant: up to three times the step is shortened."""
 
-EVENTS_AT_ONCE = 200
-"""So many events within 1e-13 of the horizon are a stall."""
+EVENTS_AT_ONCE, LITTLE_TIME = 200, 1e-3
+"""So many events are a stall if they take no more than this fraction of a step."""
 
 PAUSED, TRIED, ALONE, STALLED = range(4)
 """Why compiled steps end: at a limit; with a step in doubt; before one that is left to others; without progress."""

@@ -48,6 +48,9 @@ class MaskedNetwork:
         For another network, naming what is in the way.
     """
 
+    in_time = True
+    """Whether the variable of its flow is time."""
+
     def __init__(self, problem):
         _check(problem)
         from gradflow.kinks import passes

@@ -15,7 +15,8 @@ from gradflow.kinks.record import Record
 from gradflow.kinks.slide import surface
 from gradflow.status import Status
 from gradflow.steppers import tableaux
-from gradflow.steppers.kinked_piece import adopt, attempt, stuck
+from gradflow.steppers.kinked_piece import adopt, attempt
+from gradflow.steppers.kinked_rest import LOOK, rests
 from gradflow.steppers.kinked_run import Run
 from gradflow.steppers.kinked_state import pack, unpack
 from gradflow.steppers.kinked_step import first_length
@@ -146,10 +147,10 @@ class Kinked:
         Returns
         -------
         Status
-            LOSS_BELOW, REACHED_END, PAUSED (max_steps), GRADIENT_BUDGET; EVENT at a branch point with
-            at_branch="stop"; STALLED_AT_KINK after 200 events without progress, or where no choice of sides agrees
-            with the velocity (`message` names the kinks); STATIONARY in the same cases, if theta would move less than
-            the tolerance until t_end; STEP_TOO_SMALL, DIVERGED, NOT_FINITE_START.
+            LOSS_BELOW, PAUSED (max_steps), GRADIENT_BUDGET; REACHED_END, the last part by the linearised flow where
+            it moves theta by a few tolerances only (`message` says so); EVENT at a branch point with at_branch="stop";
+            STALLED_AT_KINK after 200 events that together take less than a thousandth of a step, or where no choice of
+            sides agrees with the velocity (`message` names the kinks); STEP_TOO_SMALL, DIVERGED, NOT_FINITE_START.
         """
         run, t_end = self._run, float(t_end)
         if not t_end >= run.t:
@@ -157,14 +158,20 @@ class Kinked:
         if not run.dispute and not run.finite:
             return Status.NOT_FINITE_START
         if run.cut_at != t_end:
-            run.uncut = run.cut_at = None
+            run.uncut = run.cut_at = run.rest = None
         last = run.counts["accepted"] + max_steps
         with np.errstate(all="ignore"):
             while True:
                 self._save(save_at, saved)
                 status = self._reason(t_end, max_gradients, last, loss_below)
-                limits = t_end, self._next_save(save_at), loss_below, max_gradients, last
+                if status is None and rests(run, t_end):
+                    continue
+                pause = min(last, run.counts["accepted"] // LOOK * LOOK + LOOK)
+                limits = t_end, self._next_save(save_at), loss_below, max_gradients, pause
                 status = self._attempt(limits) if status is None else status
+                if status is Status.STALLED_AT_KINK and rests(run, t_end, now=True):
+                    run.dispute = ""
+                    continue
                 if status is not None:
                     self._save(save_at, saved)
                     return status
@@ -180,7 +187,7 @@ class Kinked:
         """Reason to stop before the next step, if any."""
         run = self._run
         if run.dispute:
-            return stuck(run, t_end)
+            return Status.STALLED_AT_KINK
         if self.value < loss_below:
             return Status.LOSS_BELOW
         if run.waiting is not None:
@@ -357,6 +364,8 @@ class Kinked:
             parts.append(f"the flow is not unique after t = {branch.time:.6g}: {place}, sigma = {sigma}")
         for time, neuron in run.origins:
             parts.append(f"the flow may not be unique after t = {time:.6g}: layer 1 neuron {neuron} leaves the origin")
+        if run.rest is not None:
+            parts.append(f"at rest from t = {run.rest:.6g} on, to within a few tolerances")
         return "; ".join(part for part in parts if part)
 
 

@@ -1,14 +1,13 @@
 """One piece of a kinked path: a step, ended at the first event inside it."""
 
 import functools
-import math
 from dataclasses import replace
 
 import numpy as np
 
 from gradflow.kinks.arrive import arrive, leave
 from gradflow.kinks.branch import Branch, chosen_sides
-from gradflow.kinks.look import AT_ONCE, EVENTS_AT_ONCE, PAUSED, STALLED, Fresh
+from gradflow.kinks.look import AT_ONCE, EVENTS_AT_ONCE, LITTLE_TIME, PAUSED, STALLED, Fresh
 from gradflow.kinks.watch import first_departure
 from gradflow.status import Status
 from gradflow.steppers.kinked_state import pack
@@ -22,14 +21,14 @@ def attempt(run, limits) -> Status | None:
     if reason == PAUSED:
         return None
     if reason == STALLED:
-        return stuck(run, t_end)
+        return Status.STALLED_AT_KINK
     place, network = run.place, run.network
     scales = network.scales(place.theta, place.here.z)
     signs = run.lookout.signs(place)
     cut = False
     if trial is None:
         if run.lookout.violations(place.here.z, scales, signs).size:
-            return finish(run, 0.0, None, arrive(network, place, place.theta, place.here.z), t_end)
+            return finish(run, 0.0, None, arrive(network, place, place.theta, place.here.z))
         cut = run.t + run.h > t_end
         if cut and run.cut_at != t_end:
             run.uncut, run.cut_at = pack(run), t_end
@@ -47,10 +46,10 @@ def attempt(run, limits) -> Status | None:
         path = functools.partial(on_path, run, trial.step)
         departure = first_departure(place, trial.hints, trial.end, path, min(x, 1.0))
     if departure is not None:
-        return depart(run, departure, trial.step, t_end)
+        return depart(run, departure, trial.step)
     if x <= 1.0:
         outcome = arrive(network, place, trial.step.at(x), place.here.z, culprits)
-        return finish(run, x, trial.step, outcome, t_end)
+        return finish(run, x, trial.step, outcome)
     if not cut:
         _propose(run, trial)
     new = replace(place, theta=trial.theta, here=trial.end, fresh=Fresh())
@@ -90,7 +89,7 @@ def _propose(run, trial):
     run.error_before = max(error, 1e-4)
 
 
-def depart(run, departure, step, t_end):
+def depart(run, departure, step):
     """End a piece at a mask that leaves [0, 1], or at a branch point."""
     theta, time = step.at(departure.x), run.t + departure.x * step.length
     kinks, sides = departure.kinks, departure.sides
@@ -102,7 +101,7 @@ def depart(run, departure, step, t_end):
         if run.at_branch in ("stay", "stop"):
             return _stay(run, time, step, kinks, theta)
         sides = chosen_sides(run.at_branch, sigma)
-    return finish(run, departure.x, step, leave(run.network, run.place, theta, kinks, sides), t_end)
+    return finish(run, departure.x, step, leave(run.network, run.place, theta, kinks, sides))
 
 
 def _stay(run, time, step, kinks, theta):
@@ -115,7 +114,7 @@ def _stay(run, time, step, kinks, theta):
     return None
 
 
-def finish(run, x, step, outcome, t_end):
+def finish(run, x, step, outcome):
     """Take the outcome of an event at the fraction x of a step."""
     time = run.t if step is None else run.t + x * step.length
     if outcome.place is not None:
@@ -124,22 +123,13 @@ def finish(run, x, step, outcome, t_end):
         move(run, step, outcome.place, time)
     adopt(run, outcome)
     if run.dispute:
-        return stuck(run, t_end)
+        return Status.STALLED_AT_KINK
     times = run.record.times
     times.append(time)
-    span = 1e-13 * max(abs(time), t_end if math.isfinite(t_end) else 0.0)
-    if len(times) > EVENTS_AT_ONCE and time - times[-EVENTS_AT_ONCE - 1] <= span:
-        return stuck(run, t_end)
-    return None
-
-
-def stuck(run, t_end) -> Status:
-    """Stalled, or stationary if theta would move less than the tolerance until t_end (rounding then decides kinks)."""
-    place = run.place
-    reach = np.abs(place.here.velocity) * (t_end - run.t)
-    if np.all(reach <= run.atol + run.rtol * np.abs(place.theta)):
-        return Status.STATIONARY
-    return Status.STALLED_AT_KINK
+    if len(times) <= EVENTS_AT_ONCE:
+        return None
+    passed = time - times[-EVENTS_AT_ONCE - 1]
+    return Status.STALLED_AT_KINK if passed <= max(LITTLE_TIME * run.h, 1e-13 * abs(time)) else None
 
 
 def adopt(run, outcome) -> None:

@@ -25,8 +25,9 @@ class Run:
     """State of one run of :class:`gradflow.steppers.kinked.Kinked`; `step` is the dense output that led to `place`
     from `place_before`.
 
-    Compiled steps come back after `most_events` events. `uncut` is the snapshot before a step was cut at the time
-    `cut_at`, `waiting` the branch point at which the run waits for a choice, `origins` the times and neurons at which
+    Compiled steps come back after `most_events` events.
+    `uncut` is the snapshot before a step was cut at the time `cut_at`, `rest` the time from which on a linearised flow
+    led there, `waiting` the branch point at which the run waits for a choice, `origins` the times and neurons at which
     weights that were all 0 moved on, `dispute` says which kinks could not be decided.
     """
 
@@ -50,6 +51,7 @@ class Run:
     place_before: Place | None = None
     uncut: dict | None = None
     cut_at: float | None = None
+    rest: float | None = None
     waiting: Branch | None = None
     dispute: str = ""
     origins: list[tuple[float, int]] = field(default_factory=list)

@@ -71,7 +71,7 @@ def unpack(run, kept) -> None:
     run.t = run.t_before = float(kept["t"])
     run.h, run.error_before = float(kept["h"]), float(kept["error_before"])
     run.shortened, run.unshortened, run.dispute = int(kept["shortened"]), float(kept["unshortened"]), ""
-    run.theta_before, run.step, run.uncut, run.cut_at = theta.copy(), None, None, None
+    run.theta_before, run.step, run.uncut, run.cut_at, run.rest = theta.copy(), None, None, None, None
     run.counts = {name: int(kept[name]) for name in run.counts}
     run.record.load(kept)
     run.origins = [(float(t), int(j)) for t, j in zip(kept["origin_time"], kept["origin_neuron"], strict=True)]

@@ -78,7 +78,7 @@ class KinkedStiff(Kinked):
         scales = network.scales(place.theta, here.z)
         signs = lookout.signs(place)
         if lookout.violations(here.z, scales, signs).size:
-            return self._changed(finish(run, 0.0, None, arrive(network, place, place.theta, here.z), t_end))
+            return self._changed(finish(run, 0.0, None, arrive(network, place, place.theta, here.z)))
         if self._stiff is None:
             self._stiff, self._spent = _frozen(run), 0
         status = self._stiff.advance(math.inf, max_steps=1)
@@ -94,10 +94,10 @@ class KinkedStiff(Kinked):
             hints = [(share, path(share)) for share in HINTS]
             departure = first_departure(place, hints, path(1.0), path, min(x, cut, 1.0))
         if departure is not None:
-            return self._changed(depart(run, departure, step, t_end))
+            return self._changed(depart(run, departure, step))
         if x <= min(cut, 1.0):
             outcome = arrive(network, place, step.at(x), here.z, culprits)
-            return self._changed(finish(run, x, step, outcome, t_end))
+            return self._changed(finish(run, x, step, outcome))
         if cut < 1.0:
             theta = step.at(cut)
             move(run, step, replace(place, theta=theta, here=run.evaluate(theta), fresh=Fresh()), t_end)
