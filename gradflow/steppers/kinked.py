@@ -164,12 +164,12 @@ class Kinked:
             while True:
                 self._save(save_at, saved)
                 status = self._reason(t_end, max_gradients, last, loss_below)
-                if status is None and rests(run, t_end):
+                if status is None and self._rests(t_end):
                     continue
                 pause = min(last, run.counts["accepted"] // LOOK * LOOK + LOOK)
                 limits = t_end, self._next_save(save_at), loss_below, max_gradients, pause
                 status = self._attempt(limits) if status is None else status
-                if status is Status.STALLED_AT_KINK and rests(run, t_end, now=True):
+                if status is Status.STALLED_AT_KINK and self._rests(t_end, now=True):
                     run.dispute = ""
                     continue
                 if status is not None:
@@ -182,6 +182,10 @@ class Kinked:
         `limits` are the end time, the next save time, a loss, and numbers of gradients and accepted steps.
         """
         return attempt(self._run, limits)
+
+    def _rests(self, t_end, *, now=False) -> bool:
+        """Whether the run has come to its end at rest."""
+        return rests(self._run, t_end, now=now)
 
     def _reason(self, t_end, max_gradients, last, loss_below) -> Status | None:
         """Reason to stop before the next step, if any."""

@@ -15,7 +15,7 @@ from gradflow.kinks.look import Fresh
 from gradflow.kinks.slide import solve_gram
 from gradflow.steppers.kinked_state import pack
 
-LOOK = 64
+LOOK = 32
 """Accepted steps, pieces that end at events included, between two looks."""
 
 REACH = 10.0
@@ -23,6 +23,9 @@ REACH = 10.0
 
 DENSE, KRYLOV = 256, 64
 """Size up to which the whole Jacobian is taken, and the dimension of the Krylov space beyond."""
+
+PRODUCTS = 8
+"""Products with the Jacobian from which its fastest decay is estimated."""
 
 NEGLIGIBLE = 1e-9
 """Growth rate, relative to the fastest decay, that may be rounding."""
@@ -98,20 +101,15 @@ def _size(vector, scale) -> float:
 
 def _modes(run):
     """Rates and modes of the field with frozen masks, the parts of the velocity in them, and what is left of it."""
-    theta, velocity = run.place.theta, run.place.here.velocity
-    size, plain = theta.size, run.compiled is not None
+    velocity = run.place.here.velocity
+    size, plain = velocity.size, run.compiled is not None
     along = _tangent(run)
-    step = 1e-5 * max(float(np.linalg.norm(theta)), 1e-300)
-
-    def slope(direction):
-        ahead, behind = (run.evaluate(theta + sign * step * direction).velocity for sign in (1.0, -1.0))
-        return along((ahead - behind) / (2.0 * step))
-
     if size <= DENSE:
         basis = np.eye(size)
-        image = np.array([slope(row) for row in map(along, basis)]).T
+        image = np.array([_slope(run, along, row) for row in map(along, basis)]).T
     else:
-        basis, image = _krylov(slope, along(np.cos(np.arange(size, dtype=float) ** 2)), velocity)
+        start = _unit(along(np.cos(np.arange(size, dtype=float) ** 2))) + _unit(velocity)
+        basis, image = _krylov(run, along, start, KRYLOV)
     if not np.isfinite(image).all():
         return np.array([math.inf]), basis[:1].T, np.zeros(1), velocity
     coordinates = basis @ velocity
@@ -137,23 +135,44 @@ def _tangent(run):
     return lambda direction: direction - raised.T @ solve_gram(network, gram, normals @ direction)
 
 
-def _krylov(slope, direction, velocity):
-    """Orthonormal basis (m, P) of a Krylov space that begins with two directions joined, and the Jacobian in it."""
-    basis, image = np.zeros((KRYLOV, direction.size)), np.zeros((KRYLOV, KRYLOV))
-    first = direction / np.linalg.norm(direction) + velocity / max(float(np.linalg.norm(velocity)), 1e-300)
-    basis[0] = first / np.linalg.norm(first)
-    for k in range(KRYLOV):
-        new = slope(basis[k])
+def _slope(run, along, direction):
+    """Jacobian of the field with frozen masks times a direction of length 1, by a central difference quotient."""
+    theta = run.place.theta
+    step = 1e-5 * max(float(np.linalg.norm(theta)), 1e-300)
+    ahead, behind = (run.evaluate(theta + sign * step * direction).velocity for sign in (1.0, -1.0))
+    return along((ahead - behind) / (2.0 * step))
+
+
+def _unit(vector):
+    """A vector over its length."""
+    return vector / max(float(np.linalg.norm(vector)), 1e-300)
+
+
+def _krylov(run, along, start, most):
+    """Orthonormal basis (m, P) of the Krylov space of a start, m <= most, and the Jacobian in it (Arnoldi)."""
+    basis, image = np.zeros((most, start.size)), np.zeros((most, most))
+    basis[0] = _unit(start)
+    for k in range(most):
+        new = _slope(run, along, basis[k])
         length = float(np.linalg.norm(new))
         for _ in range(2):
             overlap = basis[: k + 1] @ new
             image[: k + 1, k] += overlap
             new = new - overlap @ basis[: k + 1]
         left = float(np.linalg.norm(new))
-        if k + 1 == KRYLOV or not left > 1e-8 * length:
+        if k + 1 == most or not left > 1e-8 * length:
             break
         image[k + 1, k], basis[k + 1] = left, new / left
     return basis[: k + 1], image[: k + 1, : k + 1]
+
+
+def fastest_decay(run) -> float:
+    """Largest rate at which the field with frozen masks contracts, from a few products; 0 if it is not finite."""
+    velocity = run.place.here.velocity
+    if not velocity.any():
+        return 0.0
+    _, image = _krylov(run, _tangent(run), velocity, min(PRODUCTS, velocity.size))
+    return max(float(-np.linalg.eigvals(image).real.min()), 0.0) if np.isfinite(image).all() else 0.0
 
 
 def _kicks(run, reach) -> np.ndarray:

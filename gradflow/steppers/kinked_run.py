@@ -28,7 +28,9 @@ class Run:
     Compiled steps come back after `most_events` events.
     `uncut` is the snapshot before a step was cut at the time `cut_at`, `rest` the time from which on a linearised flow
     led there, `waiting` the branch point at which the run waits for a choice, `origins` the times and neurons at which
-    weights that were all 0 moved on, `dispute` says which kinks could not be decided.
+    weights that were all 0 moved on, `dispute` says which kinks could not be decided. `stiff` is the stiff stepper while
+    it is in charge: since the time and number of gradients `entered`, against the explicit pace, after `patience` steps
+    without an event; the last event came after `since` steps.
     """
 
     network: MaskedNetwork
@@ -58,6 +60,10 @@ class Run:
     branch_points: list[Branch] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=_no_counts)
     most_events: int = 2**62
+    stiff: Any = None
+    since: int = 0
+    patience: int = 16
+    entered: tuple[float, int, float] = (0.0, 0, 0.0)
 
     @property
     def finite(self) -> bool:

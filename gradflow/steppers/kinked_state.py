@@ -34,6 +34,9 @@ def pack(run) -> dict[str, Any]:
         "fresh": fresh.kinks.copy(),
         "fresh_speed": fresh.speed.copy(),
         "fresh_rest": fresh.rest.copy(),
+        "since": run.since,
+        "patience": run.patience,
+        "entered": np.array(run.entered),
         "origin_time": np.array([time for time, _ in run.origins]),
         "origin_neuron": np.array([neuron for _, neuron in run.origins], dtype=np.int64),
         "branch_time": np.array([branch.time for branch in branches]),
@@ -42,7 +45,8 @@ def pack(run) -> dict[str, Any]:
         "branch_sliding": _marked(run, [branch.sliding for branch in branches]),
         "branch_sigma": _marked(run, [branch.kinks for branch in branches], [branch.sigma for branch in branches]),
     }
-    return kept | run.counts | run.record.arrays()
+    stiff = {} if run.stiff is None else {f"stiff_{name}": value for name, value in run.stiff.snapshot().items()}
+    return kept | run.counts | run.record.arrays() | stiff
 
 
 def _marked(run, kinks, values=None):
@@ -73,6 +77,9 @@ def unpack(run, kept) -> None:
     run.shortened, run.unshortened, run.dispute = int(kept["shortened"]), float(kept["unshortened"]), ""
     run.theta_before, run.step, run.uncut, run.cut_at, run.rest = theta.copy(), None, None, None, None
     run.counts = {name: int(kept[name]) for name in run.counts}
+    run.since, run.patience = int(kept["since"]), int(kept["patience"])
+    t, gradients, pace = map(float, kept["entered"])
+    run.entered = t, int(gradients), pace
     run.record.load(kept)
     run.origins = [(float(t), int(j)) for t, j in zip(kept["origin_time"], kept["origin_neuron"], strict=True)]
     run.branch_points = _branches(kept)

@@ -56,9 +56,17 @@ class KinkedStiff(Kinked):
     def __init__(self, problem: Any, t: float, theta: Any, **options: Any) -> None:
         super().__init__(problem, t, theta, **options)
         self._lookout = Lookout(self.network, MOST_DEGREE, NODES)
-        self._stiff: Stiff | None = None
         self._spent = self._quiet = 0
         self._run.most_events = 1
+
+    @property
+    def _stiff(self) -> Stiff | None:
+        """The stiff stepper while it is in charge."""
+        return self._run.stiff
+
+    @_stiff.setter
+    def _stiff(self, stiff):
+        self._run.stiff = stiff
 
     def _attempt(self, limits) -> Status | None:
         """Try one step, or as many explicit ones as are undisputed; end it at the first event inside."""
@@ -71,6 +79,13 @@ class KinkedStiff(Kinked):
             return status
         return self._implicit(limits[0])
 
+    def _rests(self, t_end, *, now=False) -> bool:
+        """Whether the run has come to its end at rest."""
+        rested = super()._rests(t_end, now=now)
+        if rested:
+            self._stiff, self._quiet = None, 0
+        return rested
+
     def _implicit(self, t_end) -> Status | None:
         """The same by the stiff stepper."""
         run, network, lookout = self._run, self.network, self._lookout
@@ -80,7 +95,7 @@ class KinkedStiff(Kinked):
         if lookout.violations(here.z, scales, signs).size:
             return self._changed(finish(run, 0.0, None, arrive(network, place, place.theta, here.z)))
         if self._stiff is None:
-            self._stiff, self._spent = _frozen(run), 0
+            self._stiff, self._spent = frozen(run), 0
         status = self._stiff.advance(math.inf, max_steps=1)
         self._count()
         if status != Status.PAUSED:
@@ -103,6 +118,8 @@ class KinkedStiff(Kinked):
             move(run, step, replace(place, theta=theta, here=run.evaluate(theta), fresh=Fresh()), t_end)
             return self._changed(None)
         theta = self._stiff.state
+        if place.surface is not None and place.surface.curved:
+            theta = place.surface.restore(theta, place.sigma)
         move(run, step, replace(place, theta=theta, here=self._here(theta), fresh=Fresh()), run.t + step.length)
         return None
 
@@ -138,7 +155,7 @@ class KinkedStiff(Kinked):
         self._stiff, self._quiet = None, 0
 
 
-def _frozen(run) -> Stiff:
+def frozen(run) -> Stiff:
     """The stiff stepper on the frozen pattern of the place of a run."""
     network, sigma, surface = run.network, run.place.sigma, run.place.surface
     flat = surface is None or not surface.curved
