@@ -7,15 +7,13 @@ import numpy as np
 from gradflow.kinks.decide import SLIDE, TIE, Leave, Undecided, settle
 from gradflow.kinks.look import Fresh
 from gradflow.kinks.slide import Planes, Point, Surfaces, point, ratio, surface
+from gradflow.kinks.watch import GRAZING
 
 NEAR = 1e-11
 """Distance from 0, relative to the largest pre-activation of the layer, within which a kink is reached as well."""
 
 SHADOW = 1e-8
 """Part of a normal outside the span of others, relative to its length, that counts as none."""
-
-GRAZING = 1e-6
-"""Excess of sigma over [0, 1] that a kink may have which comes back to 0 at once."""
 
 NONE = np.zeros(0, dtype=np.int64)
 

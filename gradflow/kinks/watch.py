@@ -10,6 +10,12 @@ from gradflow.kinks.slide import ratio
 EXACT = 1e-10
 """Accuracy of sigma at an exit; the velocity is continuous there, so that an error enters the path squared."""
 
+GRAZING = 1e-6
+"""Excess of sigma over [0, 1] with which a kink may begin to slide that has come back to 0 at once."""
+
+NUDGE = 1e-8
+"""How far out of [0, 1] such a kink goes at least before it leaves again."""
+
 VANISHES = 1e-7
 """Size of d, relative to its size before the event, that counts as 0."""
 
@@ -50,13 +56,14 @@ def first_departure(place, hints, end, evaluate, limit) -> Departure | None:
     scale = np.maximum(np.abs(place.here.attraction), np.abs(end.attraction))
     scale = np.where(scale > 0.0, scale, 1.0)
     found = {0.0: place.here, 1.0: end}
+    slack = patience(margins(place.here, place.held, scale))
 
     def least(x):
         if x not in found:
             found[x] = evaluate(x)
-        return margins(found[x], place.held, scale).min()
+        return (margins(found[x], place.held, scale) + slack).min()
 
-    suspicious = [x for x, hint in hints if margins(hint, place.held, scale).min() < 0.0]
+    suspicious = [x for x, hint in hints if (margins(hint, place.held, scale) + slack).min() < 0.0]
     if least(1.0) < 0.0:
         suspicious.append(1.0)
     if not suspicious:
@@ -68,12 +75,20 @@ def first_departure(place, hints, end, evaluate, limit) -> Departure | None:
     if least(0.0) > -EXACT:
         x = bracketed_root(least, 0.0, max(least(0.0), 1e-16), beyond, least(beyond), small=EXACT)
     least(x)
-    return _departure(place, x, found[x], scale, evaluate)
+    return _departure(place, x, found[x], scale, slack, evaluate)
 
 
-def _departure(place, x, point, scale, evaluate):
+def patience(start) -> np.ndarray:
+    """How much further out of [0, 1] masks may go that begin a step a little outside, given their margins there.
+
+    They left, and came back within rounding of the path: leaving again where they are would be repeated without end.
+    """
+    return np.where((start < 0.0) & (start >= -GRAZING), NUDGE - 3.0 * start, 0.0)
+
+
+def _departure(place, x, point, scale, slack, evaluate):
     """Kinks that leave at x, to which side, and which of them lose their attraction there."""
-    margin = margins(point, place.held, scale)
+    margin = margins(point, place.held, scale) + slack
     leaving = margin <= max(2.0 * EXACT, margin.min())
     branching = np.abs(point.attraction[leaving]) <= VANISHES * scale[leaving]
     kinks, d, multipliers = place.sliding[leaving], point.attraction[leaving], point.multipliers[leaving]

@@ -28,9 +28,9 @@ class Run:
     Compiled steps come back after `most_events` events.
     `uncut` is the snapshot before a step was cut at the time `cut_at`, `rest` the time from which on a linearised flow
     led there, `waiting` the branch point at which the run waits for a choice, `origins` the times and neurons at which
-    weights that were all 0 moved on, `dispute` says which kinks could not be decided. `stiff` is the stiff stepper while
-    it is in charge: since the time and number of gradients `entered`, against the explicit pace, after `patience` steps
-    without an event; the last event came after `since` steps.
+    weights that were all 0 moved on, `dispute` says which kinks could not be decided. `stiff` is the stiff stepper
+    while it is in charge, `entered` the time, the gradients and the explicit time per gradient when it took over; it
+    may do so `patience` steps after the last event, which came after `since` steps.
     """
 
     network: MaskedNetwork
