@@ -7,6 +7,7 @@ import pytest
 
 import gradflow as gf
 from gradflow.kinks.arrive import Outcome
+from gradflow.kinks.look import ALONE
 from gradflow.status import Status
 from gradflow.steppers import kinked_piece
 from gradflow.steppers.kinked import Kinked
@@ -115,7 +116,7 @@ def test_arrivals_without_progress_are_a_stall(monkeypatch):
     problem, theta = resting()
     stepper = Kinked(problem, 0.0, theta)
     stepper.advance(5.0)
-    monkeypatch.setattr(kinked_piece, "stretch", lambda run, limits: (False, None))
+    monkeypatch.setattr(kinked_piece, "follow", lambda run, limits: (ALONE, None))
     monkeypatch.setattr(stepper._run.lookout, "first", lambda *_: (1e-6, np.array([0])))
     monkeypatch.setattr(kinked_piece, "arrive", _nothing)
     assert stepper.advance(1e6, max_gradients=20_000) is Status.STALLED_AT_KINK
@@ -131,6 +132,31 @@ def test_a_far_horizon_is_no_stall(t_end):
     problem = gf.Problem(
         gf.FullyConnected([4, 30, 1]), gf.losses.Square(), rng.normal(size=(25, 4)), rng.normal(size=(25, 1))
     )
-    run = gf.simulate(problem, problem.init(1.0, seed=0), FLOW, t_end=t_end, stop=gf.GradientBelow(1e-3))
-    assert run.status is Status.GRADIENT_BELOW
-    assert run.t_end == pytest.approx(343.977, abs=0.01)
+    near, far = (
+        gf.simulate(problem, problem.init(1.0, seed=0), FLOW, t_end=end, stop=gf.LossBelow(1e-4))
+        for end in (1e3, t_end)
+    )
+    assert near.status is far.status is Status.LOSS_BELOW
+    assert far.t_end == pytest.approx(near.t_end, rel=1e-5)
+    assert far.t_end > 181.0
+
+
+def test_a_stiff_pattern_is_handed_over_and_taken_further_with_the_same_bits():
+    """The path is that of explicit steps at a finer tolerance, and an extended run that of one longer run."""
+    problem, theta = gaussian(2008, [4, 18, 1], 19, 0.7)
+    whole = gf.simulate(problem, theta, FLOW, t_end=4000.0)
+    assert any("stiff solver" in note for note in whole.notes)
+    further = gf.simulate(problem, theta, FLOW, t_end=3000.0).extend(4000.0)
+    np.testing.assert_array_equal(whole.theta[-1], further.theta[-1])
+    fine = gf.simulate(problem, theta, FLOW, t_end=400.0, solver="rk45", rtol=1e-9)
+    np.testing.assert_allclose(gf.simulate(problem, theta, FLOW, t_end=400.0).theta[-1], fine.theta[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(2000, 2020))
+def test_random_networks_reach_a_far_end(seed):
+    rng = np.random.default_rng(seed)
+    inputs, width, n = int(rng.integers(1, 6)), int(rng.integers(2, 20)), int(rng.integers(2, 25))
+    x, y = rng.normal(size=(n, inputs)), rng.normal(size=(n, 1))
+    problem = gf.Problem(gf.FullyConnected([inputs, width, 1]), gf.losses.Square(), x, y)
+    run = gf.simulate(problem, problem.init(0.7, seed=seed % 100), FLOW, t_end=1e3, max_gradients=60_000)
+    assert run.status is Status.REACHED_END

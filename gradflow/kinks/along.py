@@ -11,7 +11,7 @@ from gradflow.kernels.sums import add_rows
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
 from gradflow.kinks.frozen import row_of, sliding_velocity
 from gradflow.kinks.passes import ABS, BIAS, CODE, HEAD, INPUTS, LEAKY, LINEAR, OUTPUTS, RELU, SLOPES, UNIT, WEIGHT, X
-from gradflow.kinks.watch import EXACT, VANISHES
+from gradflow.kinks.watch import EXACT, GRAZING, NUDGE, VANISHES
 
 
 @njit(**OPTIONS)
@@ -98,16 +98,25 @@ def pulls_along(desk_at, wall_at, x):
     return desk.along_pulls
 
 
+@njit(**OPTIONS)
+def _mask_distance(desk, wall, pulls, a):
+    """Distance of a multiplier from the ends of [0, d] in units of `mask_scale`, with the patience of its start."""
+    gap, scale = 8 * desk.capacity, view(desk.mask_scale, wall.count)[a]
+    sign = -1.0 if integer_view(wall.held, wall.count)[a] else 1.0
+    lam, att = view(pulls, wall.count)[a], view(pulls + gap, wall.count)[a]
+    first, pull = view(desk.pulls, wall.count)[a], view(desk.pulls + gap, wall.count)[a]
+    start = min(sign * first, sign * (pull - first)) / scale
+    patience = NUDGE - 3.0 * start if -GRAZING <= start < 0.0 else 0.0
+    return min(sign * lam, sign * (att - lam)) / scale + patience
+
+
 @procedure(FLOAT(Desk, Wall, INT))
 def mask_margin(desk_at, wall_at, pulls):
     """Least distance of the multipliers from the ends of their intervals [0, d], in units of `mask_scale`."""
     desk, wall = at(desk_at), at(wall_at)
-    m, least = wall.count, math.inf
-    lam, att = view(pulls, m), view(pulls + 8 * desk.capacity, m)
-    held, scale = integer_view(wall.held, m), view(desk.mask_scale, m)
-    for a in range(m):
-        sign = -1.0 if held[a] else 1.0
-        least = min(least, min(sign * lam[a], sign * (att[a] - lam[a])) / scale[a])
+    least = math.inf
+    for a in range(wall.count):
+        least = min(least, _mask_distance(desk, wall, pulls, a))
     return least
 
 
@@ -206,11 +215,10 @@ def _depart(desk, wall, x, pulls, least):
     """Note which masks leave at x and to which side; -1 if one loses its attraction there."""
     m, found = wall.count, 0
     lam, att, scale = view(pulls, m), view(pulls + 8 * desk.capacity, m), view(desk.mask_scale, m)
-    kinks, held = integer_view(wall.kinks, m), integer_view(wall.held, m)
+    kinks = integer_view(wall.kinks, m)
     culprits, sides = integer_view(desk.culprits, desk.units), integer_view(desk.sides, desk.units)
     for a in range(m):
-        sign = -1.0 if held[a] else 1.0
-        if min(sign * lam[a], sign * (att[a] - lam[a])) / scale[a] > max(2.0 * EXACT, least):
+        if _mask_distance(desk, wall, pulls, a) > max(2.0 * EXACT, least):
             continue
         if abs(att[a]) <= VANISHES * scale[a]:
             return -1
