@@ -5,119 +5,13 @@ be made on the way. Blocks of the result are kept in registers. Large products g
 """
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 
 from gradflow.kernels.procedures import integers, intrinsic, matrix, procedure, view
+from gradflow.kernels.registers import INT, INT32, Emitter, generator, wide_registers
 
 BLAS_FROM = 12_000_000
 """Multiplications from which BLAS, which packs its operands, is faster than blocks in registers."""
-
-DOUBLE, INT, INT32 = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
-CONTRACT = ("contract", "nsz")
-
-
-@intrinsic
-def _wide_registers(typing_context):
-    """Whether 32 vectors of 8 numbers fit in registers; the processor is part of the cache key of compiled code."""
-
-    def generate(context, builder, signature, values):
-        return context.get_constant(types.boolean, "+avx512f" in str(context.codegen().magic_tuple()))
-
-    return types.boolean(), generate
-
-
-class _Emitter:
-    """Writes vector arithmetic and loops into compiled code."""
-
-    def __init__(self, builder, lanes):
-        self.builder, self.lanes = builder, lanes
-        self.vector = ir.VectorType(DOUBLE, lanes)
-
-    def constant(self, kind, values):
-        return ir.Constant(ir.VectorType(kind, self.lanes), values)
-
-    def at(self, address, *offsets):
-        """Address moved on by offsets counted in numbers."""
-        for offset in offsets:
-            address = self.builder.add(address, self.builder.shl(offset, INT(3)))
-        return address
-
-    def number(self, address):
-        return self.builder.load(self.builder.inttoptr(address, DOUBLE.as_pointer()), align=8)
-
-    def spread(self, value):
-        """Vector with `value` in every lane."""
-        empty = self.constant(value.type, ir.Undefined)
-        one = self.builder.insert_element(empty, value, INT32(0))
-        return self.builder.shuffle_vector(one, empty, self.constant(INT32, [0] * self.lanes))
-
-    def load(self, address):
-        return self.builder.load(self.builder.inttoptr(address, self.vector.as_pointer()), align=8)
-
-    def store(self, value, address):
-        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=8)
-
-    def multiply_add(self, a, b, c):
-        return self.builder.fadd(self.builder.fmul(a, b, flags=CONTRACT), c, flags=CONTRACT)
-
-    def zeros(self, count):
-        return [self.constant(DOUBLE, [0.0] * self.lanes)] * count
-
-    def sum_each(self, vectors):
-        """One vector; lane i is the sum of the lanes of vectors[i]."""
-        lanes, shuffle = range(self.lanes), self.builder.shuffle_vector
-        for width in [1, *[2] * (self.lanes.bit_length() - 2)]:
-            first = [i - i % 2 + i % 2 * self.lanes if width == 1 else 2 * i - i % 2 for i in lanes]
-            left, right = (self.constant(INT32, [i + shift for i in first]) for shift in (0, width))
-            vectors = [*vectors, vectors[-1]] if len(vectors) % 2 else vectors
-            pairs = zip(vectors[::2], vectors[1::2], strict=True)
-            vectors = [self.builder.fadd(shuffle(a, b, left), shuffle(a, b, right)) for a, b in pairs]
-        return vectors[0]
-
-    def loop(self, stop, step, carried, body):
-        """Vectors after ``carried = body(k, carried)`` for k in range(0, stop, step)."""
-        builder, before = self.builder, self.builder.block
-        head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
-        builder.branch(head)
-        builder.position_at_end(head)
-        variables = [builder.phi(INT), *(builder.phi(self.vector) for _ in carried)]
-        for variable, value in zip(variables, [INT(0), *carried], strict=True):
-            variable.add_incoming(value, before)
-        builder.cbranch(builder.icmp_signed("<", variables[0], stop), inside, after)
-        builder.position_at_end(inside)
-        results = [builder.add(variables[0], INT(step)), *body(variables[0], variables[1:])]
-        for variable, value in zip(variables, results, strict=True):
-            variable.add_incoming(value, builder.block)
-        builder.branch(head)
-        builder.position_at_end(after)
-        return variables[1:]
-
-    def in_parts(self, parts, stop, sums, body):
-        """Vectors after ``sums = body(k, sums)`` for k in range(0, stop), summed in parts that are added at the end."""
-        builder, count = self.builder, len(sums)
-        rest = builder.srem(stop, INT(parts))
-        whole = builder.sub(stop, rest)
-
-        def turn(k, carried):
-            turns = [body(builder.add(k, INT(i)), carried[i * count : (i + 1) * count]) for i in range(parts)]
-            return [total for totals in turns for total in totals]
-
-        carried = self.loop(whole, parts, [*sums, *self.zeros((parts - 1) * count)], turn)
-        sums = self.loop(rest, 1, carried[:count], lambda k, sums: body(builder.add(whole, k), sums))
-        for i in range(1, parts):
-            sums = [builder.fadd(a, b) for a, b in zip(sums, carried[i * count : (i + 1) * count], strict=True)]
-        return sums
-
-
-def _generator(count, emit):
-    """Signature and code generator of an intrinsic of `count` integers."""
-
-    def generate(context, builder, signature, values):
-        emit(builder, *values)
-        return context.get_dummy_value()
-
-    return integers(count), generate
 
 
 def _tile(rows, vectors, lanes, parts=1):
@@ -127,7 +21,7 @@ def _tile(rows, vectors, lanes, parts=1):
     """
 
     def emit_tile(builder, inner, a, row_step, inner_step, b, c, cols, column, inner2, a2, b2):
-        emit = _Emitter(builder, lanes)
+        emit = Emitter(builder, lanes)
         last = builder.sub(cols, INT(lanes))
         places = [builder.add(column, INT(v * lanes)) for v in range(vectors)]
         places = [builder.select(builder.icmp_signed("<", place, last), place, last) for place in places]
@@ -153,7 +47,7 @@ def _tile(rows, vectors, lanes, parts=1):
 
     @intrinsic
     def tile(typing_context, inner, a, row_step, inner_step, b, c, cols, column, inner2, a2, b2):
-        return _generator(11, emit_tile)
+        return generator(11, emit_tile)
 
     return tile
 
@@ -165,7 +59,7 @@ def _dot_tile(rows, cols, lanes):
     """
 
     def emit_tile(builder, inner, a, b, c, row_step, column_step, times2, a2, b2):
-        emit = _Emitter(builder, lanes)
+        emit = Emitter(builder, lanes)
         rest = builder.and_(inner, INT(lanes - 1))
         whole = builder.sub(inner, rest)
         some = builder.zext(builder.icmp_signed("!=", rest, INT(0)), INT)
@@ -202,7 +96,7 @@ def _dot_tile(rows, cols, lanes):
 
     @intrinsic
     def tile(typing_context, inner, a, b, c, row_step, column_step, times2, a2, b2):
-        return _generator(9, emit_tile)
+        return generator(9, emit_tile)
 
     return tile
 
@@ -284,7 +178,7 @@ def _sweep(rows, cols, inner, a, row_step, inner_step, b, c, inner2, a2, b2):
                     _row_4(inner, a + s, row_step, inner_step, b, place, cols, j, inner2, a2 + s, b2)
             j += 32
             continue
-        double = _wide_registers() and j + 8 < cols
+        double = wide_registers() and j + 8 < cols
         i = 0
         while i < rows:
             i = min(i, rows - 4)
@@ -302,7 +196,7 @@ def _sweep(rows, cols, inner, a, row_step, inner_step, b, c, inner2, a2, b2):
 @procedure(integers(11))
 def _sweep_dots(rows, cols, inner, a, b, c, row_step, column_step, times2, a2, b2):
     """C = A B^T + A2 B2^T for at least 4 rows, rows of A and B of at least 4 numbers."""
-    wide = _wide_registers() and inner >= 8 and cols >= 4
+    wide = wide_registers() and inner >= 8 and cols >= 4
     width = 4 if wide else min(cols, 2)
     j = 0
     while j < cols:
@@ -347,7 +241,7 @@ def _sweep_column(rows, inner, a, b, c, times2, a2, b2):
 
 @procedure(integers(10))
 def _multiply(rows, cols, inner, a, row_step, inner_step, b, c, a2, b2):
-    if rows == 1 and cols >= 8 and _wide_registers():
+    if rows == 1 and cols >= 8 and wide_registers():
         _sweep_row(cols, inner, a, inner_step, b, c, inner if a2 else 0, a2, b2)
     elif cols >= 4:
         _sweep(rows, cols, inner, a, row_step, inner_step, b, c, inner if a2 else 0, a2, b2)
@@ -360,9 +254,9 @@ def _multiply_nt(rows, cols, inner, a, b, c, a2, b2):
     times2 = 1 if a2 else 0
     if inner < 4:
         _plain(rows, cols, inner, a, inner, 1, b, 1, inner, c, a2, b2)
-    elif cols == 1 and rows >= 8 and inner >= 8 and _wide_registers():
+    elif cols == 1 and rows >= 8 and inner >= 8 and wide_registers():
         _sweep_column(rows, inner, a, b, c, times2, a2, b2)
-    elif rows == 1 and cols >= 8 and inner >= 8 and _wide_registers():
+    elif rows == 1 and cols >= 8 and inner >= 8 and wide_registers():
         _sweep_column(cols, inner, b, a, c, times2, b2, a2)
     elif rows >= 4:
         _sweep_dots(rows, cols, inner, a, b, c, cols, 1, times2, a2, b2)

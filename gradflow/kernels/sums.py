@@ -2,8 +2,8 @@
 
 from numba import types
 
-from gradflow.kernels.matrices import INT, _Emitter
 from gradflow.kernels.procedures import integers, intrinsic, procedure
+from gradflow.kernels.registers import INT, Emitter
 
 LANES, BLOCK = 8, 4
 """Numbers in a vector, and vectors in a block; processors with shorter vectors use several for one."""
@@ -18,7 +18,7 @@ def _sum(lanes, vectors, based, sums=1):
 
     def generate(context, builder, signature, values):
         count, weights, places, rows, row_step, base, out, first, scale, next_weights, next_out = values
-        emit = _Emitter(builder, lanes)
+        emit = Emitter(builder, lanes)
         offsets = [builder.add(first, INT(i * lanes)) for i in range(vectors)]
         numbered = [INT(j) for j in range(sums)]
 

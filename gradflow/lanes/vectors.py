@@ -7,8 +7,8 @@ its result not on which lane it is.
 from llvmlite import ir
 from numba import njit, types
 
-from gradflow.kernels.matrices import INT, _Emitter, _generator, _wide_registers
 from gradflow.kernels.procedures import EXACT, integer_view, integers, intrinsic, procedure, view
+from gradflow.kernels.registers import INT, Emitter, generator, wide_registers
 
 LANES = 8
 """Fixed, since compiled code in other files holds it; processors with shorter vectors use several."""
@@ -24,7 +24,7 @@ def _tile(rows, cols, shared):
     """Intrinsic: a block of C = A B for each lane, steps in entries; B has one number for all lanes if `shared`."""
 
     def emit_tile(builder, inner, a, row_step, a_step, b, b_step, column_step, c, c_step):
-        emit = _Emitter(builder, LANES)
+        emit = Emitter(builder, LANES)
         row_step, a_step, c_step = (builder.mul(step, INT(LANES)) for step in (row_step, a_step, c_step))
         if not shared:
             b_step, column_step = (builder.mul(step, INT(LANES)) for step in (b_step, column_step))
@@ -46,7 +46,7 @@ def _tile(rows, cols, shared):
 
     @intrinsic
     def tile(typing_context, inner, a, row_step, a_step, b, b_step, column_step, c, c_step):
-        return _generator(9, emit_tile)
+        return generator(9, emit_tile)
 
     return tile
 
@@ -88,7 +88,7 @@ def _multiply(shared, rows, cols, inner, a, row_step, a_step, b, b_step, column_
     """Block by block; the last blocks are moved back into C."""
     height, width = 1, 1
     if cols >= 5:
-        height, width = min(rows, 2) if _wide_registers() else 1, 5
+        height, width = min(rows, 2) if wide_registers() else 1, 5
         if shared and rows == 1 and cols >= 10:
             width = 10
     elif rows >= 5:
@@ -125,7 +125,7 @@ def multiply_shared(rows, cols, inner, a, row_step, a_step, b, b_step, column_st
 @intrinsic
 def _dot(typing_context, count, a, b, out):
     def emit_dot(builder, count, a, b, out):
-        emit = _Emitter(builder, LANES)
+        emit = Emitter(builder, LANES)
         whole = builder.and_(count, INT(-4))
 
         def products(start, sums):
@@ -139,7 +139,7 @@ def _dot(typing_context, count, a, b, out):
         (total,) = emit.loop(rest, 1, [total], lambda k, sums: products(builder.add(whole, k), sums))
         emit.store(total, out)
 
-    return _generator(4, emit_dot)
+    return generator(4, emit_dot)
 
 
 @procedure(integers(4))
@@ -151,10 +151,10 @@ def dot(count, a, b, out):
 @intrinsic
 def _add_entry(typing_context, source, target):
     def emit_sum(builder, source, target):
-        emit = _Emitter(builder, LANES)
+        emit = Emitter(builder, LANES)
         emit.store(builder.fadd(emit.load(target), emit.load(source)), target)
 
-    return _generator(2, emit_sum)
+    return generator(2, emit_sum)
 
 
 @procedure(integers(4))
@@ -195,7 +195,7 @@ def _combination(width, each):
     """Intrinsic: base + scale * sum over l of weights[l] K[places[l]], for `width` entries from one place on."""
 
     def emit_combination(builder, count, weights, places, stages, stage_step, scale, base, out, place):
-        emit = _Emitter(builder, LANES)
+        emit = Emitter(builder, LANES)
         offsets = [builder.mul(builder.add(place, INT(i)), INT(LANES)) for i in range(width)]
         sums = _weighted_sums(emit, count, weights, places, stages, stage_step, offsets, each)
         factor = emit.load(scale)
@@ -204,7 +204,7 @@ def _combination(width, each):
 
     @intrinsic
     def combination(typing_context, count, weights, places, stages, stage_step, scale, base, out, place):
-        return _generator(9, emit_combination)
+        return generator(9, emit_combination)
 
     return combination
 
@@ -223,7 +223,7 @@ def _scaled(width):
     """Intrinsic: such sums over atol + rtol max(|y|, |u|), for `width` entries from one place on."""
 
     def emit_scaled(builder, count, weights, places, stages, stage_step, atol, rtol, y, u, out, place):
-        emit = _Emitter(builder, LANES)
+        emit = Emitter(builder, LANES)
         offsets = [builder.mul(builder.add(place, INT(i)), INT(LANES)) for i in range(width)]
         sums = _weighted_sums(emit, count, weights, places, stages, stage_step, offsets)
         absolute, relative = emit.load(atol), emit.spread(emit.number(rtol))
@@ -235,7 +235,7 @@ def _scaled(width):
 
     @intrinsic
     def scaled(typing_context, count, weights, places, stages, stage_step, atol, rtol, y, u, out, place):
-        return _generator(11, emit_scaled)
+        return generator(11, emit_scaled)
 
     return scaled
 
@@ -290,11 +290,11 @@ def scale_errors(size, count, weights, places, stages, stage_step, atol, rtol, y
 @intrinsic
 def _choose_entry(typing_context, mask, source, target):
     def emit_choice(builder, mask, source, target):
-        emit = _Emitter(builder, LANES)
+        emit = Emitter(builder, LANES)
         chosen = builder.fcmp_ordered("!=", emit.load(mask), emit.zeros(1)[0])
         emit.store(builder.select(chosen, emit.load(source), emit.load(target)), target)
 
-    return _generator(3, emit_choice)
+    return generator(3, emit_choice)
 
 
 @procedure(integers(4))
