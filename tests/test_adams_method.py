@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from stabilised_cases import bowl_field, flow, logistic, net_field
+from stepper_cases import bowl_field, flow, logistic, net_field
 
 import gradflow as gf
 from gradflow.kernels.kernel import Kernel
@@ -125,6 +125,20 @@ def test_bound_steps_stay_stable_without_failing():
     assert (stepper._now["order"], stepper._now["damped"]) == (2, 1)
     np.testing.assert_allclose(rho, 50.0, rtol=1e-6)
     np.testing.assert_allclose(stepper.state, [math.exp(-10.0), 0.0, 0.0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("longer", "once"), [(1.2, True), (8.0, False)])
+def test_order_goes_down_to_1_after_two_failures_not_after_one(longer, once):
+    stepper = Adams(net_field(), 0.0, [0.1, 0.1], rtol=1e-8, atol=1e-8)
+    stepper.advance(2.0, max_steps=30)
+    now = stepper._now
+    order, before = int(now["order"]), stepper.counts["rejected"]
+    assert order > 3
+    now["h"] *= longer
+    assert stepper.advance(100.0, max_steps=1) == Status.PAUSED
+    rejected = stepper.counts["rejected"] - before
+    assert rejected == 1 if once else rejected > 1
+    assert now["used"] == (order if once else 1)
 
 
 def test_smooth_flow_reaches_a_high_order():

@@ -1,8 +1,4 @@
-"""Adaptive explicit stepping, against closed forms, scipy and itself.
-
-The net is f(x) = w1 w2 x with one sample x = y = 1 and F = (1 - w1 w2)^2 / 2; from w1 = w2 the product s = w1 w2
-solves s' = 2 s (1 - s).
-"""
+"""Adaptive explicit stepping, against closed forms, scipy and itself."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -10,55 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from scipy.integrate import DOP853, RK45
+from stepper_cases import FORMS, START, bowl_field, log_time, logistic, net_field, record
 
 from gradflow.kernels.calls import call
-from gradflow.kernels.kernel import Kernel
 from gradflow.status import Status
 from gradflow.steppers.adaptive import RECORD, Control, watch_stiffness
 from gradflow.steppers.explicit import Explicit
-from gradflow.steppers.field import Field
 
-START = [0.1, 0.1]
-FORMS = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "interpreted"])
 PAIRS = pytest.mark.parametrize("pair", ["dop853", "rk45"])
-
-
-def product_net(theta, out, numbers, layout, work):
-    residual = 1.0 - theta[0] * theta[1]
-    out[0] = -residual * theta[1]
-    out[1] = -residual * theta[0]
-    return 0.5 * residual * residual
-
-
-def bowl(theta, out, numbers, layout, work):
-    """F = sum numbers_i theta_i^2 / 2, not a number outside the unit cube of size layout[0], if that is positive."""
-    value = 0.0
-    for i in range(theta.size):
-        out[i] = numbers[i] * theta[i]
-        value += 0.5 * out[i] * theta[i]
-        if layout[0] > 0 and abs(theta[i]) > layout[0]:
-            value = math.nan
-    return value
-
-
-def flow(t, state, out, chain, numbers, layout, work, coefficients):
-    value = call(chain[0], state, out, numbers, layout, work)
-    out[:] = -out
-    return value
-
-
-def ascent(t, state, out, chain, numbers, layout, work, coefficients):
-    """theta' = theta^2 / 2 for a bowl of curvature 1."""
-    value = call(chain[0], state, out, numbers, layout, work)
-    out[:] = 0.5 * out * out
-    return value
-
-
-def log_time(s, state, out, chain, numbers, layout, work, coefficients):
-    """Clock s = log(1 + t)."""
-    value = call(chain[0], math.exp(s) - 1.0, state, out, chain[1:], numbers, layout, work, coefficients)
-    out *= math.exp(s)
-    return value
 
 
 def log_loss(s, state, out, chain, numbers, layout, work, coefficients):
@@ -72,27 +27,8 @@ def log_loss(s, state, out, chain, numbers, layout, work, coefficients):
     return value
 
 
-def net_field(compiled, *clocks):
-    kernel = Kernel("net", product_net, None, np.zeros(1), np.zeros(1, np.int64), 1, compiled=compiled, flops=6.0)
-    return Field((*clocks, flow), kernel)
-
-
-def bowl_field(curvatures, compiled, link=flow, cube=0):
-    layout = np.array([cube], dtype=np.int64)
-    return Field((link,), Kernel("bowl", bowl, None, np.array(curvatures), layout, 1, compiled=compiled, flops=2.0))
-
-
-def logistic(t, s0=0.01):
-    return 1.0 / (1.0 + (1.0 / s0 - 1.0) * np.exp(-2.0 * np.asarray(t)))
-
-
 def net_stepper(compiled=True, tol=1e-6, **options):
     return Explicit(net_field(compiled), 0.0, START, rtol=tol, atol=tol, **options)
-
-
-def record(stepper):
-    """All that must agree bit for bit between two runs that end in the same state."""
-    return stepper.t, *stepper.state, *stepper.velocity, stepper.value, stepper.step, stepper.rho
 
 
 MEASURED = {
@@ -181,40 +117,6 @@ def test_dense_output_is_smooth_at_both_ends(pair):
     np.testing.assert_allclose((stepper.state - last) / (eps * h), stepper.velocity, rtol=1e-3)
     np.testing.assert_array_equal(stepper.dense(stepper.t), stepper.state)
     np.testing.assert_array_equal(stepper.dense(stepper.t_before), stepper.state_before)
-
-
-@FORMS
-@PAIRS
-def test_saving_changes_no_bits(compiled, pair):
-    plain, saving = (net_stepper(compiled, pair=pair) for _ in range(2))
-    times = np.sort(np.random.default_rng(0).uniform(0.0, 8.0, 500))
-    saved = np.full((times.size, 2), np.nan)
-    plain.advance(8.0)
-    saving.advance(8.0, save_at=times, saved=saved)
-    assert record(plain) == record(saving)
-    assert np.isfinite(saved).all()
-
-
-@FORMS
-@PAIRS
-def test_pausing_changes_no_bits_and_dense_gives_what_is_saved(compiled, pair):
-    whole, paused = (net_stepper(compiled, pair=pair) for _ in range(2))
-    times = np.linspace(0.0, 8.0, 101)
-    saved, again, dense = (np.full((times.size, 2), np.nan) for _ in range(3))
-    whole.advance(8.0, save_at=times, saved=saved)
-    status, steps = Status.PAUSED, 0
-    dense[0] = paused.dense(0.0)
-    while status == Status.PAUSED:
-        status = paused.advance(8.0, save_at=times, saved=again, max_steps=1)
-        inside = (times > paused.t_before) & (times <= paused.t)
-        if inside.any():
-            dense[inside] = paused.dense(times[inside])
-        steps += 1
-    assert (status, steps) == (Status.REACHED_END, paused.counts["accepted"])
-    assert record(whole) == record(paused)
-    assert whole.counts == paused.counts
-    np.testing.assert_array_equal(saved, again)
-    np.testing.assert_array_equal(saved, dense)
 
 
 @FORMS
@@ -323,59 +225,6 @@ def test_log_loss_clock_carries_time_as_a_component_that_does_not_steer(compiled
     assert steered.counts["gradients"] > stepper.counts["gradients"]
 
 
-@FORMS
-@PAIRS
-@pytest.mark.parametrize("saving", [False, True])
-def test_budget_is_never_exceeded_and_the_run_goes_on(compiled, pair, saving):
-    saves = {"save_at": np.linspace(0.0, 8.0, 200), "saved": np.empty((200, 2))} if saving else {}
-    for budget in (2, 20, 60, 100):
-        stepper = net_stepper(compiled, pair=pair)
-        assert stepper.advance(8.0, max_gradients=budget, **saves) == Status.GRADIENT_BUDGET
-        stepper.dense(0.5 * (stepper.t_before + stepper.t))
-        assert stepper.counts["gradients"] <= budget
-        np.testing.assert_allclose(stepper.state.prod(), logistic(stepper.t), atol=1e-4)
-        assert stepper.advance(8.0, **saves) == Status.REACHED_END
-        whole = net_stepper(compiled, pair=pair)
-        whole.advance(8.0)
-        assert record(whole) == record(stepper)
-
-
-@FORMS
-def test_loss_below_stops_after_the_first_step_under_it(compiled):
-    stepper = net_stepper(compiled)
-    assert stepper.advance(np.inf, loss_below=1e-3) == Status.LOSS_BELOW
-    assert stepper.value < 1e-3
-    assert 0.5 * (1.0 - stepper.state_before.prod()) ** 2 >= 1e-3
-
-
-@FORMS
-@pytest.mark.parametrize("start", [[np.nan, 0.1], [np.inf, 0.1], [1e200, 1e200]])
-def test_start_that_is_not_finite_is_named(compiled, start):
-    with np.errstate(all="ignore"):
-        stepper = Explicit(net_field(compiled), 0.0, start, rtol=1e-6, atol=1e-6)
-    assert stepper.advance(1.0) == Status.NOT_FINITE_START
-    assert stepper.counts["gradients"] == 1
-    np.testing.assert_array_equal(stepper.state, start)
-
-
-@FORMS
-@PAIRS
-def test_blow_up_ends_with_a_finite_state_when_time_cannot_resolve_it(compiled, pair):
-    """theta' = theta^2 / 2 from 1 is 2 / (2 - t)."""
-    stepper = Explicit(bowl_field([1.0], compiled, ascent), 0.0, [1.0], rtol=1e-8, atol=1e-8, pair=pair)
-    assert stepper.advance(3.0, max_gradients=100_000) == Status.STEP_TOO_SMALL
-    assert np.isfinite(stepper.state).all()
-    np.testing.assert_allclose(stepper.t, 2.0, rtol=1e-7)
-
-
-@FORMS
-def test_objective_that_is_not_a_number_beyond_a_wall_stops_there(compiled):
-    stepper = Explicit(bowl_field([1.0], compiled, ascent, cube=2), 0.0, [1.0], rtol=1e-8, atol=1e-8)
-    assert stepper.advance(3.0) == Status.DIVERGED
-    np.testing.assert_allclose([stepper.t, stepper.state[0]], [1.0, 2.0], rtol=1e-7)
-    assert stepper.counts["rejected"] < 100
-
-
 def test_step_too_small_where_time_cannot_resolve_it():
     stepper = Explicit(bowl_field([1e6], True), 1e12, [1.0], rtol=1e-8, atol=1e-8)
     assert stepper.advance(2e12) == Status.STEP_TOO_SMALL
@@ -437,13 +286,3 @@ def test_wrong_arguments_say_what_must_hold():
         Explicit(field, 0.0, START, rtol=0.0, atol=[0.0, 1.0])
     with pytest.raises(ValueError, match="first step must be positive"):
         net_stepper(first_step=0.0)
-    stepper = net_stepper()
-    stepper.advance(1.0)
-    with pytest.raises(ValueError, match="goes forward"):
-        stepper.advance(0.5)
-    with pytest.raises(ValueError, match="for 1 times it must be"):
-        stepper.advance(2.0, save_at=[1.5], saved=np.empty((2, 2)))
-    with pytest.raises(ValueError, match="dense output is known from"):
-        stepper.dense(1.5)
-    with pytest.raises(ValueError, match="shape"):
-        stepper.restore(stepper.snapshot() | {"state": np.ones(3)})

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
-from stabilised_cases import METHOD, bowl_field, forced, logistic, net_field, one_step, only, turning
+from stabilised_cases import METHOD, one_step, only, turning
+from stepper_cases import bowl_field, forced, logistic, net_field
 
 STAGES = pytest.mark.parametrize("stages", [5, 10, 26, 50])
 
