@@ -1,6 +1,6 @@
 """What conserve=True costs on the deep linear network 10-10-10-10: processor time with it over that without.
 
-Run: python benchmarks/conserve_cost.py [--repeats 40]. Runs with and without take turns; the least time of each counts.
+Run: python benchmarks/conserve_cost.py [--repeats 100]. Runs with and without take turns; the least time of each counts.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def deviation(case, run) -> float:
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--repeats", type=int, default=40)
+    options.add_argument("--repeats", type=int, default=100)
     repeats = options.parse_args().repeats
     case = dlin()
     print("| rtol | saved points | ms without | ms with | ratio | drift without | drift with |")

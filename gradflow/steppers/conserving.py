@@ -1,7 +1,8 @@
 r"""A stepper whose states keep to what the flow conserves.
 
 Whatever is asked of it (the state, saved states, dense output) is put back on the conserved quantities. The path itself
-is put back after every k-th accepted step, so that no drift gathers over a long run; k = 1 where gradients are dear.
+is put back after every k steps of a pair or as many gradients, so that no drift gathers over a long run; k = 1 where
+gradients are dear.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from gradflow.steppers.saving import UNLIMITED
 
 SHARE = 0.06
 """Part of the cost of the steps that the way back may take."""
-RAREST = 128
+RAREST, A_STEP = 128, 12
+"""Most steps between two ways back, and gradients that count as a step."""
 INSIDE = ("Explicit", "Auto", "Stabilised", "Stiff", "Adams", "Fixed")
 """Steppers whose path can be put back; of others only what they show."""
 
 
 def steps_between(operations: float, flops: float) -> int:
-    """Accepted steps from one way back to the next, by operations at a nominal rate and never by a clock.
+    """Steps from one way back to the next, by operations at a nominal rate and never by a clock.
 
     Examples
     --------
     >>> steps_between(7e4, 2e4), steps_between(7e4, 1e9)
     (128, 1)
     """
-    step = 12.0 * (5e-7 + 3e-11 * flops)
+    step = A_STEP * (5e-7 + 3e-11 * flops)
     return int(min(RAREST, max(1.0, math.ceil((6e-5 + 8e-10 * operations) / (SHARE * step)))))
 
 
@@ -53,7 +55,7 @@ class Conserving:
     @property
     def notes(self) -> list[str]:
         """What the reader of the run should know."""
-        said = f"the path was put back on the conserved quantities after every {self._every} steps"
+        said = f"the path was put back on the conserved quantities after every {A_STEP * self._every} gradients"
         if not self._every:
             own = type(self._inner).__name__
             said = f"the path of {own} drifts from the conserved quantities; the states it shows were put back"
@@ -67,7 +69,7 @@ class Conserving:
 
     def _show(self, t: np.ndarray, states: np.ndarray) -> np.ndarray:
         """Put states back in place, at increasing times, but for the start and those that are not finite."""
-        shown = states[int(t.size > 0 and t[0] == self._from) :]
+        shown = states[int((t[:1] == self._from).sum()) :]
         whole = np.isfinite(shown).all(1)
         if whole.all():
             if len(shown):
@@ -87,7 +89,7 @@ class Conserving:
         limits = {"save_at": save_at, "saved": saved, "loss_below": loss_below}
         while True:
             if self._every and accepted % self._every == 0:
-                self._put_back(accepted)
+                self._put_back()
             known = self._inner.t_before
             room = self._every - accepted % self._every if self._every else UNLIMITED
             steps = min(room, last - accepted)
@@ -96,7 +98,8 @@ class Conserving:
             if save_at is not None and saved is not None:
                 now = self._inner.t
                 first, after = np.searchsorted(save_at, [known, now])
-                self._show(save_at[first:after], saved[first:after])
+                if after > first:
+                    self._show(save_at[first:after], saved[first:after])
                 if after < save_at.size and save_at[after] == now:
                     saved[after] = self.state
             if status != Status.PAUSED:
@@ -105,15 +108,16 @@ class Conserving:
             if accepted >= last:
                 return status
 
-    def _put_back(self, accepted: int) -> None:
-        """Put the path back, once for a number of steps; a velocity that the stepper keeps costs one gradient."""
-        if accepted in (0, self._back_at):
+    def _put_back(self) -> None:
+        """Put the path back if its turn has come; a velocity that the stepper keeps costs one gradient."""
+        gradients = self._inner.counts["gradients"]
+        if gradients < self._back_at + A_STEP * self._every:
             return
         snapshot = self._inner.snapshot()
         state, history = snapshot["state"], snapshot.get("history", snapshot.get("points"))
         if snapshot["t"] != self._inner.t or (history is not None and not np.array_equal(history[0], state)):
             return
-        self._back_at = accepted
+        self._back_at = gradients
         nearest = self._manifold.put_back(state, self._targets([snapshot["t"]])[0])
         if np.array_equal(nearest, state) or not np.isfinite(nearest).all():
             return
