@@ -1,6 +1,6 @@
 """What conserve=True costs on the deep linear network 10-10-10-10: processor time with it over that without.
 
-Run: python benchmarks/conserve_cost.py [--repeats 100]. Runs with and without take turns; the least time of each counts.
+Run: python benchmarks/conserve_cost.py [--repeats 100]. Runs with and without take turns; the least of each counts.
 """
 
 import argparse
