@@ -13,6 +13,7 @@ from gradflow.clocks.targets import At
 from gradflow.dynamics.flow import Flow, GradientFlow, typical
 from gradflow.dynamics.normalized import LMFlow
 from gradflow.dynamics.polar import PolarFlow, WeightNormFlow
+from gradflow.modules import Convolutional
 from gradflow.networks import FullyConnected
 from gradflow.steppers.choose import FixedStep
 
@@ -85,9 +86,10 @@ def treatment_of_kinks(problem, dynamics, solver, kinks) -> tuple[str, str]:
     if not problem.network.kinked or dynamics.discrete:
         return "none", ""
     plain = type(dynamics) is GradientFlow and dynamics.rates is None
-    possible = isinstance(problem.network, FullyConnected) and not problem.network.skips
+    network = problem.network
+    layered = isinstance(network, FullyConnected) and not network.skips
     if kinks == "implicit":
-        if not (plain and possible and isinstance(solver, FixedStep) and solver.method == "euler"):
+        if not (plain and layered and isinstance(solver, FixedStep) and solver.method == "euler"):
             raise ValueError(
                 "kinks = 'implicit' needs the plain flow of a fully connected network without skips, and"
                 " solver=gf.FixedStep('euler', step=...)"
@@ -95,11 +97,11 @@ def treatment_of_kinks(problem, dynamics, solver, kinks) -> tuple[str, str]:
         return "implicit", ""
     if kinks == "ignore":
         return "ignore", ""
-    if not possible or type(dynamics) not in FOLLOWED:
+    if not isinstance(network, FullyConnected | Convolutional) or type(dynamics) not in FOLLOWED:
         known = ", ".join(flow.__name__ for flow in FOLLOWED)
         return "ignore", (
-            f"kinks are not followed for {dynamics!r} on {problem.network}, but for {known} on fully connected"
-            " networks without skips: the plain stepper is used"
+            f"kinks are not followed for {dynamics!r} on {network}, but for {known} on fully connected and"
+            " convolutional networks: the plain stepper is used"
         )
     if str(solver) not in ("auto", "dop853", "rk45"):
         return "ignore", f"kinks are not followed by the solver {solver}: give 'auto', 'rk45' or 'dop853'"

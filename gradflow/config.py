@@ -41,7 +41,8 @@ def to_config(value):
         return {str(key): to_config(item) for key, item in value.items()}
     if type(value) in known().values():
         fields = [f for f in dataclasses.fields(value) if f.init]
-        return {"kind": type(value).__name__} | {f.name: to_config(getattr(value, f.name)) for f in fields}
+        own = {_key(f.name): to_config(getattr(value, f.name)) for f in fields}
+        return {"kind": type(value).__name__} | own
     return {"custom": repr(value)}
 
 
@@ -58,7 +59,12 @@ def from_config(config):
     cls = known().get(config["kind"])
     if cls is None:
         raise ValueError(f"the file names {config['kind']!r}, which this version of gradflow does not know")
-    return cls(**{key: from_config(item) for key, item in config.items() if key != "kind"})
+    return cls(**{_key(key): from_config(item) for key, item in config.items() if key != "kind"})
+
+
+def _key(name: str) -> str:
+    """A field's name in a file, and back; "kind" names the class there."""
+    return {"kind": "kind of it", "kind of it": "kind"}.get(name, name)
 
 
 def is_custom(config) -> bool:

@@ -57,11 +57,12 @@ class Convolutional:
             )
         object.__setattr__(self, "channels", channels)
         object.__setattr__(self, "activation", activation(self.activation))
-        if min(self._sizes[-1]) < 1:
+        if min(self.grids[-1]) < 1:
             raise ValueError(f"kernel_size = {self.kernel_size}: the image {self.image} is too small for {channels}")
 
     @cached_property
-    def _sizes(self) -> list[tuple[int, ...]]:
+    def grids(self) -> list[tuple[int, ...]]:
+        """Heights and widths of the image and after each convolution."""
         sizes = [tuple(self.image[1:])]
         for _ in self.channels:
             sizes.append(tuple((s - self.kernel_size) // self.stride + 1 for s in sizes[-1]))
@@ -75,7 +76,7 @@ class Convolutional:
             f"W{l + 1}": (channels[l + 1], channels[l], self.kernel_size, self.kernel_size)
             for l in range(len(self.channels))
         }
-        height, width = self._sizes[-1]
+        height, width = self.grids[-1]
         shapes[f"W{len(self.channels) + 1}"] = (self.outputs, channels[-1] * height * width)
         return shapes
 

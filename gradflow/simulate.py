@@ -95,10 +95,10 @@ def simulate(
         escape, log loss once every sample is fitted, log time for long horizons of other losses.
     kinks : {"follow", "ignore", "implicit"}
         How kinks of relu, leaky_relu and abs are treated. "follow": a plain, polar, weight-normalised or LM flow of a
-        fully connected network is followed as a differential inclusion, across kinks and sliding along them; other
-        flows, networks and solvers fall back on "ignore" with a note. "ignore": the plain stepper runs over kinks, and
-        ends with the status "stalled at a kink" where it chatters (after 200,000 gradients unless `max_gradients` says
-        otherwise).
+        fully connected network (with skips too) or a convolutional one is followed as a differential inclusion, across
+        kinks and sliding along them; other flows and solvers fall back on "ignore" with a note. "ignore": the plain
+        stepper runs over kinks, and ends with the status "stalled at a kink" where it chatters (after 200,000 gradients
+        unless `max_gradients` says otherwise).
         "implicit": Euler steps with masks from their end, of order 1; give ``solver=gf.FixedStep("euler", step)``. For
         the plain flow of networks whose only kinked layer is the first.
     at_branch : {"likely", "active", "inactive", "stay", "stop"}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from test_kinks_cases import euler
 
 import gradflow as gf
 from gradflow.kinks import probability_active
@@ -190,6 +191,49 @@ class TestConventions:
         assert (run.events["neuron"][run.events["kind"] != "start"] > 1).all()
 
 
+class TestAbsoluteValue:
+    """Slopes -1 and 1 on the two sides: the mask sigma of a sliding kink stands for the slope 2 sigma - 1."""
+
+    def test_a_kink_at_the_start_slides_with_the_slope_that_holds_it(self):
+        """f = a |w.x| on (1, 1) and (0, 1): along w = (p, 0) balance makes p a logistic curve, slope (1 - a p)/1.2."""
+        p = 0.4
+        problem = gf.Problem(gf.FullyConnected([2, 1, 1], "abs"), SQUARE, [[1.0, 1.0], [0.0, 1.0]], [1.0, -1.2])
+        run = Kinked(problem, 0.0, [p, 0.0, p], rtol=1e-9)
+        assert run.sliding.tolist() == [1]
+        assert run.advance(1.5) is Status.REACHED_END
+        product = 1.0 / (1.0 + (1.0 / p**2 - 1.0) * np.exp(-2.0 * 1.5))
+        np.testing.assert_allclose(run.state, [np.sqrt(product), 0.0, np.sqrt(product)], atol=1e-8)
+        assert 2.0 * run.masks[1] - 1.0 == pytest.approx((1.0 - product) / 1.2, abs=1e-8)
+
+    def test_in_one_dimension_a_weight_comes_to_zero_and_stays_with_slope_zero(self):
+        """f = a |w| pulled to -Y: u = (w + a)^2 has u' = -(u^2 + 4 Y u - c^2)/2, c = w^2 - a^2, until u = -c."""
+        w, a, pull = 0.8, 1.3, 0.7
+        c, middle = w**2 - a**2, np.sqrt(4.0 * pull**2 + (w**2 - a**2) ** 2)
+
+        def phase(u):
+            return np.log((u + 2.0 * pull - middle) / (u + 2.0 * pull + middle)) / middle
+
+        problem = gf.Problem(gf.FullyConnected([1, 1, 1], "abs"), SQUARE, [[1.0]], [-pull])
+        run = Kinked(problem, 0.0, [w, a], rtol=1e-9)
+        assert run.advance(3.0) is Status.REACHED_END
+        assert run.events["kind"].tolist() == ["slide"]
+        assert run.events["time"][0] == pytest.approx(phase((w + a) ** 2) - phase(-c), abs=1e-8)
+        assert run.masks[0] == pytest.approx(0.5, abs=1e-9)
+        np.testing.assert_allclose(run.state, [0.0, np.sqrt(-c)], atol=1e-8)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_one_input_with_biases_agrees_with_gradient_descent(self, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(9, 1))
+        problem = gf.Problem(gf.FullyConnected([1, 6, 1], "abs", bias=True), SQUARE, x, np.sin(3.0 * x))
+        theta = problem.init(0.7, seed=seed, bias=0.5)
+        run = Kinked(problem, 0.0, theta, rtol=1e-8)
+        assert run.advance(3.0) is Status.REACHED_END
+        assert {"cross", "slide"} <= set(run.events["kind"])
+        rough, fine = (np.abs(euler(problem, theta, step, 3.0) - run.state).max() for step in (2e-3, 2.5e-4))
+        assert fine < 0.4 * rough
+
+
 class TestInterface:
     problem, start = TestBranch.problem, TestBranch.start
 
@@ -202,9 +246,9 @@ class TestInterface:
             Kinked(self.problem, 0.0, self.start, rtol=0.0)
         with pytest.raises(ValueError, match="goes forward"):
             Kinked(self.problem, 1.0, self.start).advance(0.5)
-        skips = gf.Problem(gf.FullyConnected([2, 2, 2, 1], skips=[gf.networks.Skip(1, 2)]), SQUARE, [[1.0, 2.0]], [1.0])
+        other = gf.Problem(gf.Diagonal(2), SQUARE, [[1.0, 2.0]], [1.0])
         smooth = gf.Problem(gf.FullyConnected([2, 2, 1], "tanh"), SQUARE, [[1.0, 2.0]], [1.0])
-        for problem, words in ((skips, "skips"), (smooth, "no layer has kinks")):
+        for problem, words in ((other, "layers of known activations"), (smooth, "no layer has kinks")):
             with pytest.raises(ValueError, match=words):
                 Kinked(problem, 0.0, np.ones(problem.size))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.kinks.masked import MaskedNetwork
+from gradflow.kinks.wired import network_of
 from gradflow.status import Status
 from gradflow.steppers.kinked import Kinked
 
@@ -36,7 +36,7 @@ def classification():
 
 def euler(problem, theta, step, t_end):
     """Gradient descent on the raw objective, relu'(0) = 0."""
-    network = MaskedNetwork(problem)
+    network = network_of(problem)
     theta = theta.copy()
     for _ in range(round(t_end / step)):
         masks = np.zeros(network.size)

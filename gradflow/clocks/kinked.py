@@ -10,13 +10,14 @@ from gradflow.clocks.kinds import Normalised
 from gradflow.clocks.moment import Base, Moment, log_norm, moved
 from gradflow.kinks.masked import LOSSES, MaskedNetwork, Pass
 from gradflow.kinks.slide import point
+from gradflow.kinks.wired import WiredNetwork, is_wired
 from gradflow.steppers.kinked import Kinked
 from gradflow.steppers.kinked_stiff import KinkedStiff
 
 LARGE_MARGIN = 30.0
 
 
-class LogMaskedNetwork(MaskedNetwork):
+class OfLogLoss(MaskedNetwork):
     """Network with stored masks under the log of its loss."""
 
     in_time = False
@@ -29,17 +30,14 @@ class LogMaskedNetwork(MaskedNetwork):
 
     def run(self, theta, sigma) -> Pass:
         """log L and its gradient: by a square loss whose residuals are the derivatives of log L in the outputs."""
-        h = self.forward(theta, sigma)[2]
-        at, outputs, inputs = int(self.weights_at[-1]), int(self.widths[-1]), int(self.widths[-2])
-        f = (
-            h[int(self.kinks_at[-2]) :].reshape(self.n, inputs)
-            @ theta[at:][: outputs * inputs].reshape(outputs, inputs).T
-        )
-        if self.bias:
-            f = f + theta[at + outputs * inputs :]
+        f = self.outputs(theta, self.forward(theta, sigma)[2])
         value, slope = log_loss(self.problem.loss, f, self.problem.y)
         self.numbers[self.layout[self.passes.Y] :] = (f - slope).ravel()
         return replace(super().run(theta, sigma), value=value)
+
+
+class WiredOfLogLoss(OfLogLoss, WiredNetwork):
+    """The same of a network with skips or shared weights."""
 
 
 def log_loss(loss, f, y) -> tuple[float, np.ndarray]:
@@ -71,18 +69,21 @@ def log_loss(loss, f, y) -> tuple[float, np.ndarray]:
     return value, (weights / weights.sum() * slopes)[:, None] * turn
 
 
-class LengthMaskedNetwork(LogMaskedNetwork):
+class PerLength(OfLogLoss):
     """The same per length of the path: the gradient of log L over its norm, times |theta| where `relative`."""
 
-    def __init__(self, problem, relative: bool):
-        super().__init__(problem)
-        self._relative = relative
+    relative = False
 
     def run(self, theta, sigma) -> Pass:
         """log L, and its gradient in units of length."""
         seen = super().run(theta, sigma)
-        scale = np.exp((log_norm(theta) if self._relative else 0.0) - log_norm(seen.gradient))
-        return Pass(seen.value, scale * seen.gradient, seen.z, seen.slope, seen.h, scale * seen.delta)
+        scale = np.exp((log_norm(theta) if self.relative else 0.0) - log_norm(seen.gradient))
+        outer = None if seen.outer is None else scale * seen.outer
+        return replace(seen, gradient=scale * seen.gradient, delta=scale * seen.delta, outer=outer)
+
+
+class WiredPerLength(PerLength, WiredOfLogLoss):
+    """The same of a network with skips or shared weights."""
 
 
 class KinkedBase(Base):
@@ -96,7 +97,7 @@ class KinkedBase(Base):
         super().__init__(problem, dynamics)
         self.plain = False
         self.log_start, self.counts = log_start, counts
-        self._network = LogMaskedNetwork(problem)
+        self._network = of_log_loss(problem)
         self._pattern: tuple = (None, None)
 
     def look(self, tau, state, log_elapsed=np.nan) -> Moment:
@@ -117,10 +118,16 @@ class KinkedBase(Base):
         return left, self.ended(clock, stepper) if whole else self.look(stepper.t, stepper.state)
 
 
+def of_log_loss(problem) -> OfLogLoss:
+    """Masked network of a problem under the log of its loss."""
+    return WiredOfLogLoss(problem) if is_wired(problem) else OfLogLoss(problem)
+
+
 def kinked_stepper(problem, clock, t, theta, *, implicit: bool, **options) -> Kinked:
     """Stepper of the inclusion dtheta in -d log L(theta), in the variable of a loss clock or in one of length."""
     if isinstance(clock, Normalised):
         kind = KinkedStiff if implicit else Kinked
-        return kind(problem, t, theta, network=LogMaskedNetwork(problem), **options)
-    network = LengthMaskedNetwork(problem, clock.name == "relative")
+        return kind(problem, t, theta, network=of_log_loss(problem), **options)
+    network = WiredPerLength(problem) if is_wired(problem) else PerLength(problem)
+    network.relative = clock.name == "relative"
     return Kinked(problem, t, theta, network=network, **options)

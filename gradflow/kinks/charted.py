@@ -1,19 +1,20 @@
 """A network with stored masks in the state of a preconditioned flow."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from gradflow.kinks.charts import CHARTS
 from gradflow.kinks.masked import MaskedNetwork, Pass
+from gradflow.kinks.wired import WiredNetwork, is_wired, network_of
 
 
 @dataclass(frozen=True)
 class ChartedPass(Pass):
     """A pass whose `gradient` is minus the velocity of the state, B times the `slopes` of the objective by it."""
 
-    slopes: np.ndarray
+    slopes: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def speed(self) -> float:
@@ -60,7 +61,7 @@ class ChartedNetwork(MaskedNetwork):
             value += chart.decay * theta[0] ** 2
             slopes[0] += 2.0 * chart.decay * theta[0]
         gradient = chart.raised(theta, slopes[None])[0]
-        return ChartedPass(value, gradient, plain.z, plain.slope, plain.h, plain.delta, slopes)
+        return ChartedPass(value, gradient, plain.z, plain.slope, plain.h, plain.delta, plain.outer, slopes)
 
     def forward(self, theta, sigma) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pre-activations, slopes and values of the hidden units."""
@@ -81,9 +82,9 @@ class ChartedNetwork(MaskedNetwork):
             raise ValueError(f"the state has shape {state.shape}: give shape ({size},), from pack(theta) of the flow")
         return state
 
-    def adjoint_below(self, theta, layer, slope, delta) -> None:
-        """Overwrite the adjoints of layer - 1 with those that follow from `layer` and its slopes."""
-        super().adjoint_below(self.chart.theta(theta), layer, slope, delta)
+    def adjoint_below(self, run, theta, layer, slope, delta) -> None:
+        """Overwrite the adjoints of layer - 1 with those that follow from the layers above and their slopes."""
+        super().adjoint_below(run, self.chart.theta(theta), layer, slope, delta)
 
     def scales(self, theta, z) -> np.ndarray:
         """Size of the pre-activations of each hidden layer."""
@@ -106,7 +107,12 @@ class ChartedNetwork(MaskedNetwork):
         return product[1:] / np.tile(chart.lengths(step.y)[self._owners], self.n)
 
 
+class ChartedWiredNetwork(ChartedNetwork, WiredNetwork):
+    """The same of a network with skips or shared weights."""
+
+
 def masked_network(problem, flow) -> MaskedNetwork:
     """Masked network in the state of a flow: of theta itself for the plain one."""
-    plain = getattr(flow, "rates", 0) is None
-    return MaskedNetwork(problem) if plain else ChartedNetwork(problem, flow)
+    if getattr(flow, "rates", 0) is None:
+        return network_of(problem)
+    return ChartedWiredNetwork(problem, flow) if is_wired(problem) else ChartedNetwork(problem, flow)

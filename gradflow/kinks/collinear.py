@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from gradflow.kinks.wiring import receptive_fields
+from gradflow.modules import Convolutional
+
 
 def representatives(problem) -> list[tuple[np.ndarray, np.ndarray]]:
     r"""For each hidden layer, the sample that stands for sample i, and the factor c between them.
@@ -10,14 +13,18 @@ def representatives(problem) -> list[tuple[np.ndarray, np.ndarray]]:
     lower layers tied in the same way), so that the kinks of both samples are one. A factor 0 marks a sample on which
     the pre-activations vanish identically.
 
+    With skips the values of a layer are tied where those of all that is added up are, by one factor. In a convolution
+    each sample and position is a sample of its own, which the layer sees through its receptive field.
+
     Parameters
     ----------
     problem : Problem
-        Of a feedforward network.
+        Of a feedforward or a convolutional network.
 
     Returns
     -------
     list of (ndarray of int, (n,), ndarray, (n,))
+        Of length n times positions, position after position, for a convolution.
 
     Examples
     --------
@@ -27,19 +34,55 @@ def representatives(problem) -> list[tuple[np.ndarray, np.ndarray]]:
     >>> [(leader.tolist(), factor.tolist()) for leader, factor in representatives(problem)]
     [([0, 0, 0], [1.0, -2.0, 3.0]), ([0, 1, 0], [1.0, 1.0, 3.0])]
     """
-    stages = problem.network.stages
-    leader, factor = _parallel(problem.x)
-    if stages[0].bias:
-        leader, factor = _split(leader, factor, factor != 1.0)
-    found = [(leader, factor)]
-    for below, stage in zip(stages[:-2], stages[1:-1], strict=True):
-        factor, kept = _through(below.activation.name, factor)
+    network, x = problem.network, problem.x
+    if isinstance(network, Convolutional):
+        names = [str(network.activation).partition("(")[0]] * len(network.channels)
+        fields = receptive_fields(network)
+        return [_seen(x[:, field].reshape(-1, field.shape[1]), names[:l]) for l, field in enumerate(fields)]
+    stages, values = network.stages, [_parallel(x)]
+    found = []
+    for stage in stages[:-1]:
+        leader, factor = values[-1]
         if stage.bias:
-            kept = kept & (factor == 1.0)
-        scalable = below.activation.name in ("relu", "leaky_relu", "relu_squared") and not stage.bias
-        leader, factor = _split(leader, factor, ~kept, scalable)
+            leader, factor = _split(leader, factor, factor != 1.0)
         found.append((leader, factor))
+        added = [_activated(leader, factor, stage.activation.name)]
+        added += [values[source] for source in (stage.identity_from, stage.linear_from) if source >= 0]
+        values.append(added[0] if len(added) == 1 else _joined(added))
     return found
+
+
+def _seen(x, names):
+    """Leaders and factors of inputs x that come through layers with the named activations, without biases."""
+    leader, factor = _parallel(x)
+    for name in names:
+        leader, factor = _activated(leader, factor, name)
+    return leader, factor
+
+
+def _activated(leader, factor, name):
+    """Leaders and factors of the values of a layer from those of its pre-activations."""
+    through, kept = _through(name, factor)
+    return _split(leader, through, ~kept, name in ("relu", "leaky_relu", "relu_squared"))
+
+
+def _joined(ties):
+    """Leaders and factors of a sum whose terms have the given ones: one factor must serve all terms."""
+    leaders, factors = (np.array(column) for column in zip(*ties, strict=True))
+    zero = factors == 0.0
+    leader, empty = np.arange(leaders.shape[1]), zero.all(axis=0)
+    leader[empty] = np.argmax(empty)
+    factor = np.where(empty, 0.0, 1.0)
+    for i in np.flatnonzero(~empty):
+        earlier = np.flatnonzero(~empty[:i] & (leader[:i] == np.arange(i)))
+        alike = (leaders[:, earlier] == leaders[:, i, None]) | zero[:, i, None]
+        earlier = earlier[(alike & (zero[:, earlier] == zero[:, i, None])).all(axis=0)]
+        terms = ~zero[:, i]
+        shares = factors[terms][:, i, None] / factors[terms][:, earlier]
+        fits = np.flatnonzero(np.ptp(shares, axis=0) <= 1e-14 * np.abs(shares).max(axis=0))
+        if fits.size:
+            leader[i], factor[i] = earlier[fits[0]], shares[0, fits[0]]
+    return leader, factor
 
 
 def _parallel(x):
@@ -53,6 +96,8 @@ def _parallel(x):
             continue
         earlier = np.flatnonzero((leader[:i] == np.arange(i)) & (lengths[:i] > 0.0))
         cosine = unit[earlier] @ unit[i]
+        near = np.abs(cosine) > 1.0 - 1e-10
+        earlier, cosine = earlier[near], cosine[near]
         apart = np.abs(unit[i] - np.sign(cosine)[:, None] * unit[earlier]).max(axis=1, initial=0.0)
         same = earlier[apart < 1e-14]
         if same.size:

@@ -1,5 +1,7 @@
 """How many kink events a run will have, roughly."""
 
+from gradflow.kinks.wiring import stages_of
+
 EVENTS_PER_KINK = 0.2
 MANY = 1e4
 """From about this many events on, following kinks costs more than 1e5 gradients."""
@@ -29,6 +31,6 @@ def expected_events(problem) -> float:
     >>> round(expected_events(problem))
     160
     """
-    stages = getattr(problem.network, "stages", ())
+    stages = stages_of(problem.network)
     units = sum(stage.outputs for stage in stages if stage.activation.kinked)
     return EVENTS_PER_KINK * units * problem.n

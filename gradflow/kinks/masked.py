@@ -15,7 +15,10 @@ ROUNDING = 1e-14
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass: objective, gradient, and per hidden unit and sample z, slope, value, adjoint."""
+    """One forward and backward pass: objective, gradient, and per hidden unit and sample z, slope, value, adjoint.
+
+    `outer` are the adjoints of the outputs, where something jumps there from below.
+    """
 
     value: float
     gradient: np.ndarray
@@ -23,6 +26,7 @@ class Pass:
     slope: np.ndarray
     h: np.ndarray
     delta: np.ndarray
+    outer: np.ndarray | None = None
 
     @property
     def speed(self) -> float:
@@ -52,11 +56,10 @@ class MaskedNetwork:
     """Whether the variable of its flow is time."""
 
     def __init__(self, problem):
-        _check(problem)
         from gradflow.kinks import passes
 
         self.passes, self.problem = passes, problem
-        stages, n = problem.network.stages, problem.n
+        stages, n = self._stages(), problem.n
         self.n, self.bias = n, int(stages[0].bias)
         self.widths = np.array([stages[0].inputs, *(stage.outputs for stage in stages)], dtype=np.int64)
         hidden = stages[:-1]
@@ -64,8 +67,9 @@ class MaskedNetwork:
         below = {"linear": 1.0, "relu": 0.0, "abs": -1.0}
         low = np.array([below.get(stage.activation.name, stage.activation.slope) for stage in hidden], dtype=float)
         high = np.ones(len(hidden))
-        sizes = [(stage.inputs + self.bias) * stage.outputs for stage in stages]
-        self.weights_at = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        shapes = problem.network.shapes
+        places = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes.values())])
+        self.weights_at = places[:-1][[name.startswith("W") for name in shapes]].astype(np.int64)
         self.kinks_at = np.concatenate([[0], n * np.cumsum(self.widths[1:-1])]).astype(np.int64)
         self.x = problem.x.copy()
         self.kinked_layers = [l for l, name in enumerate(names) if name in KINKED]
@@ -74,6 +78,13 @@ class MaskedNetwork:
         self._pack(stages, low, high)
         self.bases = {}
         self.first_entries = self._first_entries()
+
+    def _stages(self) -> tuple:
+        """The layers, of a network that can be followed."""
+        check(self.problem.network, stages := getattr(self.problem.network, "stages", ()))
+        if any(stage.identity_from >= 0 or stage.linear_from >= 0 for stage in stages):
+            raise ValueError(f"{self.problem.network}: networks with skips need gradflow.kinks.wired.WiredNetwork")
+        return stages
 
     def _first_entries(self) -> np.ndarray:
         """Places (width, inputs) in theta of the weights, and the bias, of each unit of the first layer."""
@@ -122,15 +133,24 @@ class MaskedNetwork:
         leads = representatives(self.problem)
         for l in self.kinked_layers:
             leader, factor = leads[l]
-            block, neurons = int(self.kinks_at[l]), np.arange(self.widths[l + 1])
-            for i in np.flatnonzero((leader != np.arange(self.n)) | (factor == 0.0)):
-                own = block + i * neurons.size + neurons
-                self.live[own] = False
+            rows = self._rows(l)
+            for i in np.flatnonzero((leader != np.arange(leader.size)) | (factor == 0.0)):
+                self.live[rows[i]] = False
                 if factor[i] == 0.0:
                     continue
-                for first, follower in zip(block + leader[i] * neurons.size + neurons, own, strict=True):
+                for first, follower in zip(rows[leader[i]], rows[i], strict=True):
                     group = self.members.setdefault(int(first), [(int(first), 1.0)])
                     group.append((int(follower), float(factor[i])))
+
+    def _rows(self, layer) -> np.ndarray:
+        """Units of a layer, those that see one input in one row."""
+        return np.arange(*self.kinks_at[layer : layer + 2]).reshape(self.n, -1)
+
+    def outputs(self, theta, h) -> np.ndarray:
+        """Outputs (n, k) from the values of the hidden units."""
+        at, k, inputs = int(self.weights_at[-1]), int(self.widths[-1]), int(self.widths[-2])
+        f = h[int(self.kinks_at[-2]) :].reshape(self.n, inputs) @ theta[at : at + k * inputs].reshape(k, inputs).T
+        return f + theta[at + k * inputs :] if self.bias else f
 
     def run(self, theta, sigma) -> Pass:
         """Objective and gradient at theta (P,) under the masks sigma."""
@@ -201,7 +221,7 @@ class MaskedNetwork:
         marks[others] = True
         return marks[numbers]
 
-    def adjoint_below(self, theta, layer, slope, delta) -> None:
+    def adjoint_below(self, run, theta, layer, slope, delta) -> None:
         """Overwrite the adjoints of layer - 1 with those that follow from `layer` and its slopes."""
         inputs, outputs, at = int(self.widths[layer]), int(self.widths[layer + 1]), int(self.weights_at[layer])
         own, below = slice(*self.kinks_at[layer : layer + 2]), slice(*self.kinks_at[layer - 1 : layer + 1])
@@ -242,14 +262,12 @@ class MaskedNetwork:
         return np.column_stack([rows, np.ones(len(rows))]) if self.bias else rows
 
 
-def _check(problem):
+def check(network, stages):
     """Refuse networks that the kinked stepper cannot follow."""
-    network = problem.network
-    stages = getattr(network, "stages", None)
-    if stages is None:
-        raise ValueError(f"{network}: kinks are followed in gradflow.FullyConnected networks only; use kinks='ignore'")
-    if any(stage.identity_from >= 0 or stage.linear_from >= 0 or not stage.trained for stage in stages):
-        raise ValueError(f"{network}: kinks cannot be followed with skips or fixed layers; use kinks='ignore'")
+    if not stages:
+        raise ValueError(f"{network}: kinks are followed in layers of known activations only; use kinks='ignore'")
+    if not all(stage.trained for stage in stages):
+        raise ValueError(f"{network}: kinks cannot be followed with fixed layers; use kinks='ignore'")
     if stages[-1].activation.name != "linear" or len({stage.bias for stage in stages}) > 1:
         raise ValueError(f"{network}: kinks need a linear last layer, and biases in every layer or in none")
     if not any(stage.activation.kinked for stage in stages):

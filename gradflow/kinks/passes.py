@@ -342,6 +342,19 @@ def preactivations_along(y, coefficients, xs, sigma, layout, numbers, out):
     keep(outputs)
 
 
+@njit("void(i8, f8, f8, f8[::1], f8[::1], f8[::1], f8[::1])", cache=True, **OPTIONS)
+def activated(code, low, gap, sigma, z, slope, h):
+    """Fill slopes and values of one hidden layer."""
+    _hidden(z.size, code, low, gap, address_of(sigma), address_of(z), address_of(slope), address_of(h))
+
+
+@njit("f8(f8[:, ::1], f8[::1], i8, f8)", cache=True, **OPTIONS)
+def loss_slope(outputs, y, code, factor):
+    """Loss of outputs (n, k), which its slopes replace."""
+    n, k = outputs.shape
+    return _loss_slope(n, k, address_of(outputs), address_of(y), code, factor)
+
+
 @njit("f8(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1], f8[::1])", cache=True, **OPTIONS)
 def gradient(theta, sigma, layout, numbers, units, out):
     """Objective; fills `units` and the gradient under the masks."""

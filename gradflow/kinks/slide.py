@@ -167,7 +167,7 @@ def stacked_attractions(network, theta, run, kinks, multipliers, slides) -> np.n
         if layer > layers.min():
             sliding = here & slides
             network.spread_masks(slope, kinks[sliding], ratio(multipliers[sliding], d[sliding]))
-            network.adjoint_below(theta, layer, slope, delta)
+            network.adjoint_below(run, theta, layer, slope, delta)
     return d
 
 

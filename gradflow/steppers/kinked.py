@@ -13,6 +13,7 @@ from gradflow.kinks.look import NODES, Lookout, power_weights
 from gradflow.kinks.masked import MaskedNetwork
 from gradflow.kinks.record import Record
 from gradflow.kinks.slide import surface
+from gradflow.kinks.wired import network_of
 from gradflow.status import Status
 from gradflow.steppers import tableaux
 from gradflow.steppers.kinked_piece import adopt, attempt
@@ -26,7 +27,7 @@ UNLIMITED = 2**62
 
 
 class Kinked:
-    r"""Adaptive stepper for :math:`\theta' \in -\partial F(\theta)` of fully connected networks with kinks.
+    r"""Adaptive stepper for :math:`\theta' \in -\partial F(\theta)` of networks with kinks.
 
     The activation pattern is a discrete state: stored masks, never recomputed from signs, and a set A of sliding
     kinks. Between events the path follows :math:`v = u - N^T\lambda`, :math:`N N^T\lambda = N u`, with u the velocity
@@ -37,7 +38,7 @@ class Kinked:
     Parameters
     ----------
     problem : Problem
-        Of a fully connected network with at least one relu, leaky_relu or abs layer, without skips.
+        Of a fully connected (with or without skips) or convolutional network with a relu, leaky_relu or abs layer.
     t : float
         Start time.
     theta : array_like, (P,)
@@ -98,7 +99,7 @@ class Kinked:
             raise ValueError(f"at_branch = {at_branch!r}: choose one of {', '.join(CHOICES)}")
         if first_step is not None and not first_step > 0.0:
             raise ValueError(f"first_step = {first_step}: the first step must be positive; leave it out for a guess")
-        self.problem, self.network = problem, MaskedNetwork(problem) if network is None else network
+        self.problem, self.network = problem, network_of(problem) if network is None else network
         theta = self.network.checked(theta)
         if theta.ndim != 1:
             raise ValueError(f"theta has shape {theta.shape}: kinks are followed one run at a time; give shape (P,)")
