@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from test_kinks_flows_runs import orthants
 
 import gradflow as gf
+from gradflow.kinks.charted import masked_network
 from gradflow.steppers.kinked import Kinked
+from gradflow.steppers.kinked_auto import KinkedAuto
 from gradflow.steppers.kinked_stiff import KinkedStiff
 from gradflow.steppers.stiff import Stiff
 
@@ -88,3 +91,47 @@ def test_what_the_formula_knows_costs_no_gradient():
     assert_allclose(velocity, stepper.velocity, atol=1e-7 * np.abs(velocity).max())
     expected = -smooth.hvp(stepper.state, stepper.velocity)
     assert_allclose(acceleration, expected, atol=2e-3 * np.abs(expected).max())
+
+
+class TestStabilityBoundFlows:
+    """Rates of the LM flow grow like rho^2: without decay a large scale stays, and binds explicit steps for ever."""
+
+    def network(self):
+        problem, (first, second) = orthants()
+        theta0 = problem.flatten({"W1": first, "W2": 10.0 * second})
+        flow = gf.LMFlow().prepared(problem, theta0)
+        return problem, flow, theta0
+
+    def test_implicit_steps_take_over_where_stability_binds(self):
+        problem, flow, theta0 = self.network()
+        state = flow.pack(problem, theta0)
+        kinds = {"explicit": (Kinked, 1e-7), "auto": (KinkedAuto, 1e-7), "fine": (Kinked, 1e-10)}
+        runs = {
+            name: kind(problem, 0.0, state, rtol=rtol, network=masked_network(problem, flow))
+            for name, (kind, rtol) in kinds.items()
+        }
+        for run in runs.values():
+            assert run.advance(300.0) is gf.Status.REACHED_END
+        assert_allclose(runs["auto"].state, runs["fine"].state, atol=5e-8)
+        assert runs["auto"].counts["gradients"] < 0.08 * runs["explicit"].counts["gradients"]
+        assert runs["auto"].events["kind"].tolist() == runs["fine"].events["kind"].tolist()
+
+    def test_such_runs_extend_and_show_any_time_within_the_tolerance(self):
+        problem, flow, theta0 = self.network()
+        whole = gf.simulate(problem, theta0, flow, t_end=200.0, rtol=1e-7)
+        part = gf.simulate(problem, theta0, flow, t_end=90.0, rtol=1e-7)
+        assert whole.counts["gradients"] < 3000
+        assert_allclose(part.extend(200.0).states[-1], whole.states[-1], atol=1e-7)
+        assert_allclose(whole.at(whole.t[::20]), whole.theta[::20], atol=1e-6)
+        assert (np.diff(whole.loss) <= 1e-12).all()
+
+    @pytest.mark.parametrize("flow", [gf.PolarFlow(), gf.PolarFlow(groups="neuron"), gf.WeightNormFlow()], ids=repr)
+    @pytest.mark.filterwarnings("ignore:the network is not homogeneous")
+    def test_other_flows_keep_path_and_error(self, flow):
+        problem, theta0 = regression([3, 6, 1], True, 0)
+        flow = flow.prepared(problem, theta0)
+        state = flow.pack(problem, theta0)
+        auto = KinkedAuto(problem, 0.0, state, rtol=1e-7, network=masked_network(problem, flow))
+        fine = Kinked(problem, 0.0, state, rtol=1e-9, network=masked_network(problem, flow))
+        assert auto.advance(40.0) is fine.advance(40.0) is gf.Status.REACHED_END
+        assert_allclose(auto.state, fine.state, atol=1e-6)

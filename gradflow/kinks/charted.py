@@ -36,6 +36,8 @@ class ChartedNetwork(MaskedNetwork):
     flow : PolarFlow, WeightNormFlow, LMFlow or GradientFlow
     """
 
+    euclidean = False
+
     def __init__(self, problem, flow):
         super().__init__(problem)
         self.chart = chart = CHARTS[type(flow)](problem, flow)

@@ -9,7 +9,10 @@ import numpy as np
 
 from gradflow.dynamics.flow import GradientFlow, rate_vector
 from gradflow.dynamics.normalized import LMFlow, lm_layout
-from gradflow.dynamics.polar import PolarFlow, WeightNormFlow, layout
+from gradflow.dynamics.polar import PolarFlow, PowerRate, WeightNormFlow, layout
+
+ONE = np.ones(1)
+"""A factor 1 for all."""
 
 
 class Rated:
@@ -27,7 +30,7 @@ class Rated:
 
     def first_metric(self, state, entries) -> tuple[np.ndarray, np.ndarray]:
         """Factors (q, b) for places (m,) in the state: theta' = q s' there, and the metric is b on tangents."""
-        return np.ones(len(entries)), self._rates[entries]
+        return ONE, self._rates[entries]
 
     def theta(self, state) -> np.ndarray:
         """Parameters at a state."""
@@ -47,12 +50,15 @@ class _Directions:
 
     scaled, decay = True, 0.0
 
-    def __init__(self, order, starts, count):
-        self._order, self._starts, self.count = order, starts, count
-        self.size = count + order.size
-        self.group = np.repeat(np.arange(starts.size - 1), np.diff(starts))
-        self.place = np.empty_like(order)
-        self.place[order] = np.arange(order.size)
+    def __init__(self, kind, layout, count):
+        from gradflow.kinks import chart_passes
+
+        self._passes, self._kind, self.count = chart_passes, getattr(chart_passes, kind), count
+        self._order, self._starts = (np.ascontiguousarray(part, dtype=np.int64) for part in layout)
+        self.size = count + self._order.size
+        self.group = np.repeat(np.arange(self._starts.size - 1), np.diff(self._starts))
+        self.place = np.empty_like(self._order)
+        self.place[self._order] = np.arange(self._order.size)
 
     def even(self, entries) -> bool:
         """Whether the metric multiplies the normal of a sliding kink with these entries (units, m) by a number.
@@ -61,22 +67,31 @@ class _Directions:
         """
         return not self.scaled or (len(entries) > 1 and np.unique(self.group[entries - self.count]).size == 1)
 
-    def _natural(self, ordered) -> np.ndarray:
-        """Entries in the order of theta."""
-        return ordered[..., self.place]
-
-    def _along(self, direction, rows) -> np.ndarray:
-        """Inner products (m, G) of rows with the direction of each group."""
-        return np.add.reduceat(direction * rows, self._starts[:-1], axis=-1)
-
     def lengths(self, state) -> np.ndarray:
         """What divides each direction in theta."""
         return np.ones(self.count)
 
-    def _tangent(self, direction, rows) -> np.ndarray:
-        """Rows without their parts along the directions."""
-        share = self._along(direction, rows) / self._along(direction, direction)
-        return rows - share[..., self.group] * direction
+    def _rates(self, state) -> tuple[np.ndarray, np.ndarray]:
+        """Rates of the scales, and of the direction of each group."""
+        raise NotImplementedError
+
+    def theta(self, state) -> np.ndarray:
+        """Parameters at a state."""
+        out = np.empty(self._order.size)
+        self._passes.parameters(self._kind, state, self._starts, self._order, self.count, out)
+        return out
+
+    def pulled(self, state, rows) -> np.ndarray:
+        """rows J."""
+        out = np.empty((len(rows), self.size))
+        self._passes.pulled(self._kind, state, self._starts, self._order, self.count, rows, out)
+        return out
+
+    def raised(self, state, rows) -> np.ndarray:
+        """rows B."""
+        out = np.empty((len(rows), self.size))
+        self._passes.raised(self._kind, state, self._starts, self.count, *self._rates(state), rows, out)
+        return out
 
 
 class Polar(_Directions):
@@ -86,29 +101,18 @@ class Polar(_Directions):
 
     def __init__(self, problem, flow):
         order, starts = layout(problem.network, flow.groups)
-        super().__init__(order, starts, starts.size - 1)
+        super().__init__("POLAR", (order, starts), starts.size - 1)
         self._radial, self._angular = flow.radial_rate, flow.angular_rate
 
-    def theta(self, state) -> np.ndarray:
-        """Parameters at a state."""
-        return self._natural(state[: self.count][self.group] * state[self.count :])
-
-    def pulled(self, state, rows) -> np.ndarray:
-        """rows J."""
-        rows, radius, u = rows[:, self._order], state[: self.count], state[self.count :]
-        return np.hstack([self._along(u, rows), radius[self.group] * rows])
-
-    def raised(self, state, rows) -> np.ndarray:
-        """rows B."""
-        radius, u = state[: self.count], state[self.count :]
-        radial, angular = (np.array([rate(r) for r in radius]) for rate in (self._radial, self._angular))
-        turn = angular[self.group] * self._tangent(u, rows[:, self.count :])
-        return np.hstack([radial * rows[:, : self.count], turn])
+    def _rates(self, state) -> tuple[np.ndarray, np.ndarray]:
+        """eta_r and eta_u at the radii."""
+        radius = state[: self.count]
+        return _at(self._radial, radius), _at(self._angular, radius)
 
     def first_metric(self, state, entries) -> tuple[np.ndarray, np.ndarray]:
         """q = r, b = eta_u(r)."""
-        radius = state[self.group[entries - self.count]]
-        return radius, np.array([self._angular(r) for r in radius])
+        group = self.group[entries - self.count]
+        return state[group], _at(self._angular, state[: self.count])[group]
 
 
 class WeightNorm(_Directions):
@@ -118,34 +122,24 @@ class WeightNorm(_Directions):
 
     def __init__(self, problem, flow):
         order, starts = layout(problem.network, flow.groups)
-        super().__init__(order, starts, starts.size - 1)
-        scales = np.broadcast_to(np.asarray(flow.scale_rate, dtype=float), self.count)
-        self._rates = np.concatenate([scales, np.full(order.size, flow.direction_rate)])
+        super().__init__("WEIGHT_NORM", (order, starts), starts.size - 1)
+        scales = np.broadcast_to(np.asarray(flow.scale_rate, dtype=float), self.count).copy()
+        self._constants = scales, np.full(self.count, float(flow.direction_rate))
 
     def lengths(self, state) -> np.ndarray:
         """|v| of each group."""
-        v = state[self.count :]
-        return np.sqrt(self._along(v, v))
+        out = np.empty(self.count)
+        self._passes.lengths(state, self._starts, self.count, out)
+        return out
 
-    def theta(self, state) -> np.ndarray:
-        """Parameters at a state."""
-        return self._natural((state[: self.count] / self.lengths(state))[self.group] * state[self.count :])
-
-    def pulled(self, state, rows) -> np.ndarray:
-        """rows J."""
-        rows, v = rows[:, self._order], state[self.count :]
-        length = self.lengths(state)
-        turn = (state[: self.count] / length)[self.group] * self._tangent(v, rows)
-        return np.hstack([self._along(v, rows) / length, turn])
-
-    def raised(self, state, rows) -> np.ndarray:
-        """rows B."""
-        return rows * self._rates
+    def _rates(self, state) -> tuple[np.ndarray, np.ndarray]:
+        """eta_g and eta_v."""
+        return self._constants
 
     def first_metric(self, state, entries) -> tuple[np.ndarray, np.ndarray]:
         """q = g/|v|, b = eta_v."""
         group = self.group[entries - self.count]
-        return (state[: self.count] / self.lengths(state))[group], np.full(len(entries), self._rates[-1])
+        return (state[: self.count] / self.lengths(state))[group], self._constants[1][group]
 
 
 class Normalised(_Directions):
@@ -156,29 +150,23 @@ class Normalised(_Directions):
     scaled = False
 
     def __init__(self, problem, flow):
-        order, starts = lm_layout(problem.network)
-        super().__init__(order, starts, 1)
-        self._last, self.decay = int(starts[-2]), flow.decay
+        super().__init__("LM", lm_layout(problem.network), 1)
+        self._constants, self.decay = (np.ones(1), np.ones(self._starts.size - 1)), flow.decay
 
-    def theta(self, state) -> np.ndarray:
-        """Parameters at a state."""
-        ordered = state[1:].copy()
-        ordered[self._last :] *= state[0]
-        return self._natural(ordered)
-
-    def pulled(self, state, rows) -> np.ndarray:
-        """rows J."""
-        rows = rows[:, self._order]
-        along = rows[:, self._last :] @ state[1 + self._last :]
-        return np.hstack([along[:, None], rows[:, : self._last], state[0] * rows[:, self._last :]])
-
-    def raised(self, state, rows) -> np.ndarray:
-        """rows B."""
-        return np.hstack([rows[:, :1], self._tangent(state[1:], rows[:, 1:])])
+    def _rates(self, state) -> tuple[np.ndarray, np.ndarray]:
+        """All 1."""
+        return self._constants
 
     def first_metric(self, state, entries) -> tuple[np.ndarray, np.ndarray]:
         """q = b = 1."""
-        return np.ones(len(entries)), np.ones(len(entries))
+        return ONE, ONE
+
+
+def _at(rate, radius) -> np.ndarray:
+    """A rate at some radii."""
+    if isinstance(rate, PowerRate):
+        return rate.coefficient * radius**rate.power
+    return np.array([rate(r) for r in radius])
 
 
 Chart = Rated | Polar | WeightNorm | Normalised

@@ -55,6 +55,9 @@ class MaskedNetwork:
     in_time = True
     """Whether the variable of its flow is time."""
 
+    euclidean = True
+    """Whether the flow is that of steepest descent in the norm of the state."""
+
     def __init__(self, problem):
         from gradflow.kinks import passes
 

@@ -383,3 +383,13 @@ def cholesky_solution(gram, right, least, out):
 def project_rows(vector, rows, neurons, inputs, bias_at):
     """Remove from the blocks (weights, bias) of the given neurons of the first layer the orthonormal rows."""
     remove_rows(address_of(vector), address_of(rows), address_of(neurons), neurons.size, inputs, rows.shape[1], bias_at)
+
+
+@njit("void(f8[:, ::1], f8[::1], i8[:, ::1], f8[::1])", cache=True, **OPTIONS)
+def row_products(rows, vector, entries, out):
+    """Inner product of each row with the entries of a vector that belong to it."""
+    for a in range(out.size):
+        total = 0.0
+        for p in range(rows.shape[1]):
+            total += rows[a, p] * vector[entries[a, p]]
+        out[a] = total

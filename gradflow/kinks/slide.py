@@ -65,7 +65,9 @@ class Planes:
     def multipliers(self, theta, run, u) -> tuple[np.ndarray, np.ndarray]:
         """Multipliers lambda, and the projected velocity (u is overwritten)."""
         pull, mobility = self._network.first_metric(theta, self._neurons)
-        multipliers = np.einsum("ap,ap->a", self._dual, u[self._entries]) / (mobility * pull)
+        multipliers = np.empty(self._neurons.size)
+        self._network.passes.row_products(self._dual, u, self._entries, multipliers)
+        multipliers /= mobility * pull
         self.project(u)
         return multipliers, u
 

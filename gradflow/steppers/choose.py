@@ -108,13 +108,12 @@ def make_stepper(problem, dynamics, t: float, state, arguments: dict) -> Any:
     rtol, atol = arguments["rtol"], arguments["atol"]
     if arguments["kinks"] == "follow":
         from gradflow.kinks.charted import masked_network
-        from gradflow.kinks.masked import MaskedNetwork
         from gradflow.steppers.kinked import Kinked
         from gradflow.steppers.kinked_auto import KinkedAuto
 
         pair, network = "dop853" if solver.name == "dop853" else "rk45", masked_network(problem, dynamics)
         at_branch = arguments["at_branch"]
-        kind = KinkedAuto if solver.name == "auto" and type(network) is MaskedNetwork else Kinked
+        kind = KinkedAuto if solver.name == "auto" else Kinked
         return kind(problem, t, state, rtol=rtol, atol=atol, at_branch=at_branch, pair=pair, network=network)
     if arguments["kinks"] == "implicit":
         from gradflow.steppers.implicit_masks import ImplicitMasks

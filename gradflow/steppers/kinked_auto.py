@@ -14,6 +14,9 @@ STABILITY = 2.5
 QUIET = 16
 """Accepted steps without an event before the first change to implicit steps; doubled whenever these were slower."""
 
+INTERPRETED = 500.0
+"""Gradients that must remain where explicit steps are not compiled: implicit ones then cost as much, and save sooner."""
+
 NEAR_END = 12.0
 """An implicit step is at most so many times as long as the one before, so that it can be seen whether it may be cut."""
 
@@ -23,12 +26,12 @@ class KinkedAuto(KinkedStiff):
 
     Every 32 accepted steps the frozen field is looked at. Where no kink has been met for as many, stability bounds the
     explicit step (step times \|Jacobian\| above 2.5, by Arnoldi's method), and more gradients are ahead than the
-    automatic solver asks for before it calls the stiff one, :class:`gradflow.steppers.stiff.Stiff` steps along the
+    automatic solver asks for before it calls the stiff one (500 for other flows and networks with skips), :class:`gradflow.steppers.stiff.Stiff` steps along the
     frozen field up to the next event. ``notes`` say when this happened first.
 
     Parameters
     ----------
-    problem, t, theta, rtol, atol, at_branch
+    problem, t, theta, rtol, atol, at_branch, network
         As for :class:`Kinked`.
 
     Examples
@@ -66,7 +69,8 @@ class KinkedAuto(KinkedStiff):
         accepted, per_step = run.counts["accepted"], run.pair.A.shape[0] - 1
         if accepted % LOOK or accepted - run.since < run.patience or not run.finite:
             return False
-        if (t_end - run.t) / run.h * per_step <= stiff_gradients(self.problem.kernel.flops):
+        least = INTERPRETED if run.compiled is None else stiff_gradients(self.problem.kernel.flops)
+        if (t_end - run.t) / run.h * per_step <= least:
             return False
         self._jacobian = fastest_decay(run)
         return run.h * self._jacobian > STABILITY
