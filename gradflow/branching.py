@@ -11,6 +11,8 @@ from gradflow.saving import grid_of
 from gradflow.threads import single_blas_thread
 from gradflow.trajectory import Trajectory
 
+NOT_FOLLOWED = "this run did not follow kinks: run a relu network with kinks='follow' (the default)"
+
 
 @dataclass(frozen=True)
 class Kinks:
@@ -27,6 +29,9 @@ class Kinks:
         Number of activation regions visited.
     branch_points : list
         Points after which the flow is not unique, with time, theta and the masks sigma.
+    log10_t, s, clock : ndarray, optional
+        Of a run in a clock, for each event: log10 of the time since the start, finite where the time itself overflows;
+        fall of the log of the loss; the variable that was stepped in, which begins anew with each phase.
     """
 
     events: np.ndarray
@@ -34,6 +39,9 @@ class Kinks:
     sliding: np.ndarray
     regions: int
     branch_points: list
+    log10_t: np.ndarray | None = None
+    s: np.ndarray | None = None
+    clock: np.ndarray | None = None
 
     def count(self, kind: str) -> int:
         """Number of events of a kind."""
@@ -47,6 +55,8 @@ class Kinks:
 
 def kinks_of(trajectory: Trajectory) -> Kinks:
     """What happened at the kinks of a run made with kinks="follow"."""
+    if trajectory.clocked is not None:
+        return _kinks_in_a_clock(trajectory)
     stepper = _stepper_of(trajectory)
     end = trajectory.t_end
     events = stepper.events[stepper.events["time"] <= end]
@@ -57,14 +67,30 @@ def kinks_of(trajectory: Trajectory) -> Kinks:
     return Kinks(events, times[inside], counts[inside], stepper.regions, points)
 
 
+def _kinks_in_a_clock(trajectory) -> Kinks:
+    """The same for a run in a clock; one that comes from a file is repeated for it."""
+    from gradflow.clocks.again import same
+
+    run = trajectory.run
+    if run is None or run.arguments.get("kinks") != "follow":
+        raise ValueError(NOT_FOLLOWED)
+    if run.kinks is None:
+        run.kinks = same(trajectory).run.kinks
+    if run.kinks is None:
+        raise ValueError(
+            f"this run went over its kinks, since its flow does not follow them in {run.arguments['clock']}"
+        )
+    return run.kinks
+
+
 def _stepper_of(trajectory):
     """The stepper of a run that followed kinks, at its end."""
     from gradflow.resuming import at_its_end
 
     if trajectory.run is None or trajectory.run.arguments.get("kinks") != "follow":
-        raise ValueError("this run did not follow kinks: run a relu network with kinks='follow' (the default)")
+        raise ValueError(NOT_FOLLOWED)
     if trajectory.clocked is not None:
-        raise ValueError("a run in a clock does not keep what happened at its kinks: run it with clock='time'")
+        raise ValueError("branches of a run in a clock are not known: run it with clock='time'")
     return at_its_end(trajectory)
 
 

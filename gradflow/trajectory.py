@@ -12,11 +12,12 @@ import numpy as np
 
 @dataclass
 class Run:
-    """What a trajectory needs to go on: the prepared dynamics and the arguments of the call."""
+    """What a trajectory needs to go on: the prepared dynamics and the arguments of the call; kinks met in a clock."""
 
     dynamics: object
     arguments: dict
     snapshots: list[dict] = field(default_factory=list)
+    kinks: Any = None
 
 
 class Trajectory:

@@ -105,9 +105,39 @@ def test_flows_whose_kinks_are_not_followed_say_so():
     assert not followed.notes
 
 
-def test_kinks_of_a_run_in_a_clock_are_refused_with_the_way_to_have_them():
-    x, y = gf.data.separable(n=8, d=3, margin=0.2, seed=0)
-    problem = gf.Problem(gf.FullyConnected([3, 4, 1]), gf.losses.Logistic("sum"), x, y)
-    run = gf.simulate(problem, problem.init(0.5), gf.GradientFlow(), t_end=2.0, clock="log_loss")
+@pytest.mark.parametrize("clock", ["log_time", "log_loss", "arc", "relative"])
+def test_kinks_of_a_run_in_a_clock_are_those_of_the_run_in_time(clock, tmp_path):
+    problem, theta0 = relu_net()
+    stop = gf.LossBelow(0.02)
+    plain = gf.simulate(problem, theta0, FLOW, stop=stop, rtol=1e-9).kinks
+    run = gf.simulate(problem, theta0, FLOW, stop=stop, rtol=1e-9, clock=clock)
+    kinks = run.kinks
+    assert len(plain.events) > 5
+    for name in ("kind", "layer", "neuron", "sample"):
+        assert kinks.events[name].tolist() == plain.events[name].tolist()
+    assert_allclose(kinks.events["time"], plain.events["time"], rtol=1e-6)
+    assert_allclose(kinks.events["mask"], plain.events["mask"], atol=1e-5)
+    assert_allclose(10.0**kinks.log10_t, kinks.events["time"], rtol=1e-12)
+    places, first = np.unique(kinks.log10_t, return_index=True)
+    falls = np.log(run.loss[0]) - np.log(problem.value(run.at(log10_t=places)))
+    assert_allclose(kinks.s[first], falls, atol=1e-5)
+    assert kinks.sliding.tolist() == plain.sliding.tolist()
+    assert_allclose(kinks.sliding_t, plain.sliding_t, rtol=1e-6)
+    assert kinks.regions == plain.regions
+    run.save(tmp_path / "run.nc")
+    assert gf.Trajectory.load(tmp_path / "run.nc").kinks.events.tolist() == kinks.events.tolist()
+
+
+def test_branches_of_a_run_in_a_clock_are_refused_with_the_way_to_have_them():
+    problem, theta0 = relu_net()
+    run = gf.simulate(problem, theta0, FLOW, stop=gf.LossBelow(0.3), clock="log_loss")
     with pytest.raises(ValueError, match="clock='time'"):
+        gf.branches(run)
+
+
+def test_a_flow_that_runs_over_its_kinks_in_a_clock_says_so_when_asked_for_them():
+    problem, theta0 = relu_net()
+    flow = gf.GradientFlow({"W1": 0.5})
+    run = gf.simulate(problem, theta0, flow, stop=gf.LossBelow(0.3), clock="arc", max_gradients=500)
+    with pytest.raises(ValueError, match="went over its kinks"):
         run.kinks  # noqa: B018

@@ -21,13 +21,18 @@ def states_at(trajectory, **place) -> np.ndarray:
     (first, last), (low, high) = (-way if "loss" in wanted.variable else way for way in ways)
     if low < first or high > last:
         raise ValueError(f"{wanted}: must lie within the run, {first:.6g} to {last:.6g} in {wanted.variable}")
-    arguments = trajectory.run.arguments
-    ends = {} if arguments["events"] or arguments["t_end"] != np.inf else {"t_end": _own_end(trajectory)}
-    again = _repeated(trajectory, {"save_at": wanted} | ends)
+    again = same(trajectory, save_at=wanted)
     column = getattr(again, wanted.variable)
     nearest = [int(np.argmin(np.abs(np.where(np.isfinite(column), column, -1e300) - value))) for value in wanted.values]
     states = again.states[nearest]
     return states[0] if wanted.single else states
+
+
+def same(trajectory, **changes):
+    """The run made once more to its end, with other places to save."""
+    arguments = trajectory.run.arguments
+    ends = {} if arguments["events"] or arguments["t_end"] != np.inf else {"t_end": _own_end(trajectory)}
+    return _repeated(trajectory, changes | ends)
 
 
 def _own_end(trajectory) -> At:

@@ -58,7 +58,7 @@ class View:
         for count in range(40):
             tau = a.tau + fraction * (b.tau - a.tau)
             if not a.tau < tau < b.tau:
-                break
+                return min(a, b, key=lambda end: abs(end.s - s))
             moment = self.look(tau)
             if abs(moment.s - s) <= small:
                 break

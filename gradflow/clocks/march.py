@@ -11,6 +11,7 @@ import numpy as np
 from gradflow.clocks.elapsed import Interval
 from gradflow.clocks.kept import Kept
 from gradflow.clocks.kinds import Normalised, log_difference
+from gradflow.clocks.kink_log import KinkLog
 from gradflow.clocks.locate import View, first_event, point_of
 from gradflow.clocks.moment import Base, Moment, PolarBase, moved, polar_serves, polar_state
 from gradflow.clocks.solver import make_stepper, stepping_clock
@@ -89,6 +90,7 @@ class March:
         if not any(target.kind == "log_elapsed" for target, _ in self.plan.ends):
             atol = 1e-2 * self.plan.rtol if self.plan.atol is None else self.plan.atol
             self.rest = Rest(0.0, self.plan.rtol, atol)
+        self.kinks = KinkLog(self.plan.t_start)
 
     def run(self, start: Moment, base: Base, clock) -> Status:
         """Go from a start in a clock to an end."""
@@ -152,6 +154,7 @@ class March:
         moment = replace(moment, tau=clock.reading(moment))
         phase = Phase(clock, base, moment, moment.log_elapsed, moment.log_size)
         phase.stepper = make_stepper(phase, plan.solver, plan.rtol, self._atol(phase), None, self.deep, plan.at_branch)
+        self.kinks.begin(phase.stepper, moment)
         if kinked and not clock.exact_time and base.log and base.symmetric:
             from gradflow.clocks.kinked import KinkedBase
 
@@ -186,6 +189,7 @@ class March:
         phase.stepper = make_stepper(
             phase, self.plan.solver, self.plan.rtol, self._atol(phase), first or None, self.deep, self.plan.at_branch
         )
+        self.kinks.begin(phase.stepper, phase.moment)
 
     def _atol(self, phase):
         """Absolute tolerance as given, or tied to a size of the state.
@@ -275,6 +279,7 @@ class March:
         self.interval = interval
         end = self._within(phase, View(phase.base, interval, stepper.dense))
         self.steps += 1
+        self.kinks.step(stepper, left, right, right.tau if end is None else end[0].tau)
         if end is not None:
             phase.moment, status = end
             return status

@@ -67,7 +67,7 @@ def clocked(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
         events=[crossing for _, crossing in sorted(way.crossings, key=lambda pair: pair[0])],
         records=records,
         notes=notes,
-        run=Run(dynamics, arguments),
+        run=Run(dynamics, arguments, kinks=way.kinks.told()),
         config=call_as_config(problem, dynamics, arguments),
         clocked=record,
     )

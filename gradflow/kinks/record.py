@@ -22,10 +22,23 @@ class Record:
 
     def add(self, time, kind, kinks, masks) -> None:
         """One row per kink; a kink of several tied samples is named by the first of them."""
-        network = self._network
         for kink, mask in zip(np.atleast_1d(kinks), np.atleast_1d(masks), strict=True):
-            place = (network.layers[kink] + 1, network.neurons[kink], network.samples[kink])
-            self._rows.append((time, kind, *map(int, place), float(mask)))
+            self._rows.append(self.row(time, kind, kink, mask))
+
+    def row(self, time, kind, kink, mask) -> tuple:
+        """One row of the table."""
+        network = self._network
+        place = (network.layers[kink] + 1, network.neurons[kink], network.samples[kink])
+        return (time, kind, *map(int, place), float(mask))
+
+    def since(self, count) -> list[tuple]:
+        """Rows from a number on."""
+        return self._rows[count:]
+
+    @property
+    def names(self) -> set[int]:
+        """Names of the activation regions visited."""
+        return self._regions
 
     def visit(self, sigma, sliding) -> None:
         """Count the activation region, known by its masks and sliding kinks."""

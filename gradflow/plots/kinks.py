@@ -94,9 +94,11 @@ def _name_rows(ax, rows) -> None:
 
 def _rows(network) -> dict[tuple[int, int], int]:
     """Height of each neuron with a kink in the raster, layers from below."""
+    from gradflow.kinks.wiring import stages_of
+
     places = [
         (number, neuron)
-        for number, stage in enumerate(network.stages, 1)
+        for number, stage in enumerate(stages_of(network), 1)
         if stage.activation.kinked
         for neuron in range(stage.outputs)
     ]

@@ -317,6 +317,11 @@ class Kinked:
         return self._run.record.table
 
     @property
+    def record(self) -> Record:
+        """The record of what happened at kinks."""
+        return self._run.record
+
+    @property
     def number_sliding(self) -> tuple[np.ndarray, np.ndarray]:
         """Times at which the number of sliding kinks changes, and the number from then on."""
         return self._run.record.number_sliding
