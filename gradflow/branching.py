@@ -75,7 +75,7 @@ def _kinks_in_a_clock(trajectory) -> Kinks:
     if run is None or run.arguments.get("kinks") != "follow":
         raise ValueError(NOT_FOLLOWED)
     if run.kinks is None:
-        run.kinks = same(trajectory).run.kinks
+        run.kinks = getattr(same(trajectory).run, "kinks", None)
     if run.kinks is None:
         raise ValueError(
             f"this run went over its kinks, since its flow does not follow them in {run.arguments['clock']}"
