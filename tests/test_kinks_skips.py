@@ -127,6 +127,7 @@ TIED = {
     "linear, identity": gf.FullyConnected([2, 2, 3, 1], ["linear", "abs"], skips=[Skip(0, 1)]),
     "bias": gf.FullyConnected([2, 2, 2, 1], skips=[Skip(0, 1)], bias=True),
     "abs": gf.FullyConnected([2, 3, 3, 3, 1], "abs", skips=[Skip(1, 2)]),
+    "even and odd terms": gf.FullyConnected([2, 2, 3, 1], "abs", skips=[Skip(0, 1)]),
 }
 
 
