@@ -15,7 +15,7 @@ QUIET = 16
 """Accepted steps without an event before the first change to implicit steps; doubled whenever these were slower."""
 
 INTERPRETED = 500.0
-"""Gradients that must remain where explicit steps are not compiled: implicit ones then cost as much, and save sooner."""
+"""Gradients that must remain where explicit steps are not compiled: implicit ones then cost as much."""
 
 NEAR_END = 12.0
 """An implicit step is at most so many times as long as the one before, so that it can be seen whether it may be cut."""
@@ -26,8 +26,8 @@ class KinkedAuto(KinkedStiff):
 
     Every 32 accepted steps the frozen field is looked at. Where no kink has been met for as many, stability bounds the
     explicit step (step times \|Jacobian\| above 2.5, by Arnoldi's method), and more gradients are ahead than the
-    automatic solver asks for before it calls the stiff one (500 for other flows and networks with skips), :class:`gradflow.steppers.stiff.Stiff` steps along the
-    frozen field up to the next event. ``notes`` say when this happened first.
+    automatic solver asks for before it calls the stiff one (500 for other flows and networks with skips),
+    :class:`gradflow.steppers.stiff.Stiff` steps along the frozen field up to the next event. ``notes`` say when this happened first.
 
     Parameters
     ----------

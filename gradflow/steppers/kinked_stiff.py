@@ -168,7 +168,14 @@ def frozen(run) -> Stiff:
         return here.value
 
     kernel = Kernel("frozen pattern", gradient, None, np.zeros(1), np.zeros(1, np.int64), 0, False, 2.0 * sigma.size)
-    return Stiff(Field((_descend,), kernel), run.t, run.place.theta, rtol=run.rtol, atol=run.atol, symmetric=flat and network.euclidean)
+    return Stiff(
+        Field((_descend,), kernel),
+        run.t,
+        run.place.theta,
+        rtol=run.rtol,
+        atol=run.atol,
+        symmetric=flat and network.euclidean,
+    )
 
 
 def _descend(t, state, out, chain, numbers, layout, work, coefficients):
