@@ -27,7 +27,8 @@ class KinkedAuto(KinkedStiff):
     Every 32 accepted steps the frozen field is looked at. Where no kink has been met for as many, stability bounds the
     explicit step (step times \|Jacobian\| above 2.5, by Arnoldi's method), and more gradients are ahead than the
     automatic solver asks for before it calls the stiff one (500 for other flows and networks with skips),
-    :class:`gradflow.steppers.stiff.Stiff` steps along the frozen field up to the next event. ``notes`` say when this happened first.
+    :class:`gradflow.steppers.stiff.Stiff` steps along the frozen field up to the next event. ``notes`` say when
+    this happened first.
 
     Parameters
     ----------
