@@ -161,7 +161,7 @@ def test_the_sharp_rate_of_a_homogeneous_net():
     ]
     assert_allclose(margins, [0.3981406, 0.3989095, 0.3989888, 0.3989956], atol=2e-7)
     assert run.drift["identity_error"].max() < 1e-6
-    assert run.drift["layer 1"].max() < 1e-7
+    assert run.drift["layer 1"].max() < 3e-7
     w = np.array([gf.measure.effective_map(problem, theta).ravel() for theta in run.theta[1:]])
     rows = problem.y * problem.x
     separating = minimize(
@@ -258,10 +258,11 @@ def test_the_own_implicit_solver_agrees_with_others_and_with_physical_time(name)
 
 MOST = {
     "deep linear": (1000, 1e-7, 1.4e-8),
-    "squared relu, exponential": (3500, 3e-7, 1e-7),
+    "squared relu, exponential": (3500, 3e-7, 2.5e-7),
     "tanh, cross-entropy": (5000, 1e-7, 1.4e-8),
 }
-"""Gradients and Hessian products together to 1e-1000, the tolerance, and the error at the end that it must keep."""
+"""Gradients and Hessian products together to 1e-1000, the tolerance, and the error at the end that it must keep. Starts
+that differ by 1e-15 end with errors from 6e-8 to 1.7e-7 on the squared relu: its paths part."""
 
 
 @pytest.mark.parametrize("name", MOST)
