@@ -114,10 +114,20 @@ def tightened(trajectory: Trajectory, factor: float) -> np.ndarray:
         "progress": False,
     }
     with single_blas_thread(), Interrupt() as interrupt:
-        second = run_from_state(trajectory.problem, trajectory.states[0], trajectory.dynamics, arguments, interrupt)
+        second = _run_anew(trajectory, arguments, interrupt)
     if second.t.size != trajectory.t.size:
         raise RuntimeError(f"the run at rtol/10 ended early: {second.status}; raise max_gradients")
     return second.theta
+
+
+def _run_anew(trajectory, arguments, interrupt) -> Trajectory:
+    """A run from the same start; where kinks are followed, on the sides of the kinks that the first run begins on."""
+    problem, dynamics, start = trajectory.problem, trajectory.dynamics, trajectory.run.snapshots[0]
+    if arguments["kinks"] != "follow" or start["t"] != trajectory.t[0]:
+        return run_from_state(problem, trajectory.states[0], dynamics, arguments, interrupt)
+    stepper, make_point = _resumed(trajectory, start, arguments)
+    outcome = drive(stepper, plan_of(problem, dynamics, arguments, trajectory.t), make_point, interrupt)
+    return make_trajectory(problem, dynamics, arguments, outcome, stepper, trajectory.t)
 
 
 def _run_of(trajectory) -> Run:

@@ -84,6 +84,7 @@ def test_a_run_can_stop_at_a_branch_and_both_paths_can_be_had():
     assert sum(share for share, _ in paths) == pytest.approx(1.0)
     assert np.abs(paths[0][1].end - [0.9957110707, 0.2492499704, -0.3789011534]).max() < 1e-7
     assert np.abs(paths[1][1].end - [0.9358044242, -0.5468173795, -0.5145281012]).max() < 1e-7
+    assert all(path.error_estimate().max() < 1e-8 for _, path in paths)
     with pytest.raises(ValueError, match="index = 3: the run has 1 branch points"):
         gf.branches(run, 3)
 
