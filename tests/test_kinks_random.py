@@ -85,10 +85,10 @@ def check(seed):
 
 
 def check_gradient_descent(problem, theta, run):
-    """Gradient descent comes nearer in proportion to its step, as far as its chatter on kinks allows."""
+    """Gradient descent comes nearer in proportion to its step, but for its chatter on kinks, a fraction of the step."""
     steps = (1e-3, 2.5e-4)
     rough, fine = (np.abs(euler(problem, theta, step, T_END) - run.state).max() for step in steps)
-    assert fine <= 0.65 * rough
+    assert fine <= 0.35 * rough + 0.2 * steps[1]
     assert fine <= 8.0 * steps[1]
 
 
