@@ -32,6 +32,7 @@ class Plan:
     max_gradients: int
     max_seconds: float
     mark_gradients: int
+    first_steps: int
     progress: bool | None
     discrete: bool
     stochastic: bool
@@ -197,7 +198,7 @@ class _Drive:
     def _in_slices(self, level) -> Status:
         """Advance without looking at single steps; come back between slices for caps and interrupts."""
         stepper, plan, saves = self.stepper, self.plan, self.saves
-        piece, mark = Slice(), Mark(plan.mark_gradients, plan.max_gradients)
+        piece, mark = Slice(first=plan.first_steps), Mark(plan.mark_gradients, plan.max_gradients)
         mark.passed(stepper.counts)
         while True:
             budget, accepted = mark.budget, stepper.counts["accepted"]

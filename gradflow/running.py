@@ -13,6 +13,7 @@ from gradflow.dynamics.discrete import SGD
 from gradflow.events import Point
 from gradflow.loop import Plan
 from gradflow.rest import Rest, level_of
+from gradflow.slicing import steps_at_first
 from gradflow.status import Status
 from gradflow.steppers.choose import make_field, make_stepper
 from gradflow.trajectory import Record, Run, Trajectory
@@ -67,6 +68,7 @@ def plan_of(problem, dynamics, arguments, times) -> Plan:
         max_gradients=arguments["max_gradients"],
         max_seconds=arguments["max_seconds"],
         mark_gradients=max(100, int(MARK_SECONDS / cost)),
+        first_steps=steps_at_first(cost),
         progress=arguments["progress"],
         discrete=discrete,
         stochastic=stochastic,

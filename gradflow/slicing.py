@@ -8,6 +8,13 @@ LONGEST = 0.1
 """Seconds that a slice aims at, so that an interrupt is seen soon."""
 GROWTH = 8
 """Largest factor from the steps of one slice to those of the next."""
+MOST_AT_FIRST, STAGES = 512, 16
+"""Largest first slice, and gradients of a step where nothing is known yet."""
+
+
+def steps_at_first(cost: float) -> int:
+    """Steps of the first slice, where a gradient takes about `cost` seconds: a short run comes back only once."""
+    return min(MOST_AT_FIRST, max(1, int(LONGEST / (STAGES * cost))))
 
 
 class Slice:
@@ -17,9 +24,9 @@ class Slice:
     besides its steps (snapshots, the look for a state at rest) goes by steps and gradients alone.
     """
 
-    def __init__(self, now=time.monotonic):
+    def __init__(self, now=time.monotonic, first: int = 1):
         self._now = now
-        self.steps, self._accepted, self._began = 1, -1, 0.0
+        self.steps, self._accepted, self._began = first, -1, 0.0
 
     def next(self, accepted: int, seconds_left: float) -> int:
         """Steps that the next slice may take, after `accepted` steps of the run; `seconds_left` bounds it too."""

@@ -9,7 +9,7 @@ import pytest
 
 import gradflow as gf
 from gradflow.running import Hurry
-from gradflow.slicing import LONGEST, Mark, Slice
+from gradflow.slicing import LONGEST, Mark, Slice, steps_at_first
 
 SOLVERS = ("auto", "dop853", "rk45", "adams", "stabilised", "stiff", "LSODA", "BDF", "torchdiffeq:dopri5")
 
@@ -42,6 +42,12 @@ def test_no_slice_takes_longer_than_a_tenth_of_a_second(cost):
     assert max(seconds) <= 1.001 * LONGEST
     assert len(seconds) < 30 + 60 * (cost == 0.02)
     assert steps[0] == 1
+
+
+@pytest.mark.parametrize(("cost", "steps"), [(1e-7, 512), (2e-5, 312), (1e-3, 6), (0.02, 1), (1.0, 1)])
+def test_the_first_slice_goes_by_the_operations_of_a_gradient(cost, steps):
+    assert steps_at_first(cost) == steps
+    assert Slice(Clock(), first=steps).next(0, np.inf) == steps
 
 
 def test_a_step_longer_than_that_is_a_slice():
