@@ -82,6 +82,30 @@ def transposed_layer(patch):
     patch.setattr(gf.Problem, "layers", wrong)
 
 
+def transposed_velocity(t, state, out, chain, numbers, layout, work, coefficients):
+    """Gradient flow whose second layer moves along its gradient read by columns."""
+    value = call(chain[0], state, out, numbers, layout, work)
+    start, rows, columns = int(coefficients[0]), int(coefficients[1]), int(coefficients[2])
+    block = out[start : start + rows * columns].copy()
+    for i in range(rows):
+        for j in range(columns):
+            out[start + j * rows + i] = block[i * columns + j]
+    for i in range(out.size):
+        out[i] = -out[i]
+    return value
+
+
+def transposed_gradient(patch):
+    """Second layer transposed in the dynamics."""
+
+    def coefficients(self, problem):
+        places = problem.layers(np.arange(float(problem.size)))["W2"]
+        return np.array([places[0, 0], *places.shape])
+
+    patch.setattr(gf.GradientFlow, "links", lambda self, problem: (transposed_velocity,))
+    patch.setattr(gf.GradientFlow, "coefficients", coefficients)
+
+
 def larger_batches(patch):
     """SGD with one sample more than asked for."""
     prepared = discrete.SGD.prepared
@@ -170,6 +194,7 @@ MUTATIONS = [
     (scaled_rho_decay(0.5), "square-loss-dynamics", "neural-collapse", "gain"),
     (plain_rates, "weight-norm-diagonal", "invariant-drift", "plain_time"),
     (transposed_layer, "square-loss-dynamics", "rho-and-margin", "ridge_map"),
+    (transposed_gradient, "low-rank-training-invariances", "deep-linear", "linear_invariant"),
     (larger_batches, "sgd-weight-decay-rank", "theorem", "update_rank"),
     (torch_decay, "sgd-weight-decay-rank", "null-space", "null_space_decay"),
     (torch_decay, "sgd-noise-low-rank", "stationary-rank", "norm"),

@@ -115,7 +115,8 @@ def test_blow_up_ends_with_a_finite_state_when_time_cannot_resolve_it(name, comp
 def test_objective_that_is_not_a_number_beyond_a_wall_stops_there(name, compiled):
     stepper = STEPPERS[name](bowl_field([1.0], compiled, ascent, cube=2), 0.0, [1.0], rtol=1e-8, atol=1e-8)
     assert stepper.advance(3.0) == Status.DIVERGED
-    np.testing.assert_allclose([stepper.t, stepper.state[0]], [1.0, 2.0], rtol=1e-6)
+    bound = 1e-7 if name in ("dop853", "rk45") else 1e-6
+    np.testing.assert_allclose([stepper.t, stepper.state[0]], [1.0, 2.0], rtol=bound)
     assert stepper.counts["rejected"] < 100
 
 
@@ -136,7 +137,8 @@ def test_velocities_that_are_not_numbers_only_shorten_the_step(name, compiled):
 def test_a_step_in_log_time_follows_the_plain_flow(name, compiled):
     stepper = STEPPERS[name](net_field(compiled, log_time), 0.0, START, rtol=1e-8, atol=1e-10)
     stepper.advance(math.log(9.0))
-    np.testing.assert_allclose(stepper.state.prod(), logistic(8.0), atol=1e-7)
+    bound = 1e-8 if name == "stabilised" else 1e-7
+    np.testing.assert_allclose(stepper.state.prod(), logistic(8.0), atol=bound)
 
 
 @ALL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from gradflow.dynamics.balance import Balance
@@ -77,12 +79,12 @@ def _polar(problem, flow):
     return Spheres(layout(problem.network, flow.groups)[1], logarithms=bool(flow.log_directions))
 
 
-class OneByOne:
+class OneByOne(ABC):
     """What puts many states back one after the other."""
 
+    @abstractmethod
     def put_back(self, state, target):
         """A state near the given one where the conserved quantities are the target."""
-        raise NotImplementedError
 
     def put_back_all(self, states, targets):
         """The same in place for states (m, S) and targets (m, C), or (1, C) for all."""

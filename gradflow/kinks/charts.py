@@ -5,6 +5,8 @@ A flow of a state s with :math:`\theta = \theta(s)` and Jacobian J is :math:`s' 
 :math:`\theta' = -M\nabla_\theta F`, :math:`M = J B J^T`. All that the kinks need are theta(s), :math:`J^T` and B.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from gradflow.dynamics.flow import GradientFlow, rate_vector
@@ -45,7 +47,7 @@ class Rated:
         return rows * self._rates
 
 
-class _Directions:
+class _Directions(ABC):
     """A state of some scales and of one direction per group of theta; `scaled`: each group has its own scale."""
 
     scaled, decay = True, 0.0
@@ -71,9 +73,9 @@ class _Directions:
         """What divides each direction in theta."""
         return np.ones(self.count)
 
+    @abstractmethod
     def _rates(self, state) -> tuple[np.ndarray, np.ndarray]:
         """Rates of the scales, and of the direction of each group."""
-        raise NotImplementedError
 
     def theta(self, state) -> np.ndarray:
         """Parameters at a state."""
