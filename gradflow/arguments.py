@@ -6,6 +6,8 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
+
 
 def checked_seed(seed: Any) -> int:
     """`seed` as an integer, at least 0."""
@@ -16,6 +18,11 @@ def checked_seed(seed: Any) -> int:
     if whole < 0:
         raise ValueError(f"seed = {seed}: must be at least 0")
     return whole
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether no entry is NaN or infinite: told by the sum of squares, unless that overflows."""
+    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
 
 
 def positive(value: Any, name: str) -> float:

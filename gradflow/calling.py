@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -37,17 +38,17 @@ def sequence_of(value, name) -> list:
 
 def checked_end(t_end, t_start) -> Any:
     """End of a run: a number, a place in another variable, or infinity."""
-    if not np.isfinite(t_start):
+    if not math.isfinite(t_start):
         raise ValueError(f"t_start = {t_start}: must be finite")
     if t_end is None:
-        return np.inf
+        return math.inf
     if isinstance(t_end, At):
         return t_end
     try:
         end = float(t_end)
     except (TypeError, ValueError):
         raise TypeError(f"t_end = {t_end!r}: must be a number") from None
-    if not (np.isfinite(end) and end > t_start):
+    if not (math.isfinite(end) and end > t_start):
         raise ValueError(f"t_end = {t_end}: must be finite and later than t_start = {t_start:g}")
     return end
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,13 +18,15 @@ from gradflow.events import Crossing, Event, LossBelow, Point, Raised, crosses, 
 from gradflow.rest import Rest, leads_down
 from gradflow.slicing import Mark, Slice
 from gradflow.status import Status
+from gradflow.steppers.saving import last_snapshot
 
 MOST_SNAPSHOTS = 64
-MOST_STEPS = 2**62
+_SIGINT = int(signal.SIGINT)
+_set_handler = import_module("_signal").signal
+"""That of the module signal, without its search for names of handlers, which takes longer than all else here."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a run is asked for, in the solver's terms."""
 
     t_end: float
@@ -47,7 +51,7 @@ class Outcome:
     t: np.ndarray
     states: np.ndarray
     crossings: list[Crossing]
-    snapshots: list[dict]
+    snapshots: list[dict | Callable[[], dict]]
     seconds: float
     extra_gradients: int = 0
     notes: list[str] = field(default_factory=list)
@@ -66,12 +70,12 @@ class Interrupt:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread() and not Interrupt.passing:
-            self._previous = signal.signal(signal.SIGINT, self._note)
+            self._previous = _set_handler(_SIGINT, self._note)
         return self
 
     def __exit__(self, *_):
         if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+            _set_handler(_SIGINT, self._previous)
 
     def _note(self, signum, frame):
         if self.raised:
@@ -147,11 +151,11 @@ class Watch:
             self.bar.close()
 
 
-def drive(stepper, plan: Plan, make_point: Callable[..., Point], interrupt: Interrupt) -> Outcome:
-    """Run a stepper to the end of its plan."""
+def drive(stepper, plan: Plan, make_point: Callable[..., Point], interrupt: Interrupt, start=None) -> Outcome:
+    """Run a stepper to the end of its plan; `start`: its snapshot, or how to make it, where that is known."""
     watch = Watch(plan, interrupt, stepper.t)
     try:
-        return _Drive(stepper, plan, make_point, watch).run()
+        return _Drive(stepper, plan, make_point, watch, start or stepper.snapshot()).run()
     finally:
         watch.close()
 
@@ -159,10 +163,10 @@ def drive(stepper, plan: Plan, make_point: Callable[..., Point], interrupt: Inte
 class _Drive:
     """A stepper on its way: what it has saved, crossed and used so far."""
 
-    def __init__(self, stepper, plan: Plan, make_point, watch: Watch):
+    def __init__(self, stepper, plan: Plan, make_point, watch: Watch, start):
         self.stepper, self.plan, self.make_point, self.watch = stepper, plan, make_point, watch
         state = stepper.state
-        self.saves, self.snapshots = Saves(plan, state.size), [stepper.snapshot()]
+        self.saves, self.snapshots = Saves(plan, state.size), [start]
         if plan.times is None:
             self.saves.note_step(stepper.t, state)
         self.crossings: list[Crossing] = []
@@ -199,10 +203,10 @@ class _Drive:
         """Advance without looking at single steps; come back between slices for caps and interrupts."""
         stepper, plan, saves = self.stepper, self.plan, self.saves
         piece, mark = Slice(first=plan.first_steps), Mark(plan.mark_gradients, plan.max_gradients)
-        mark.passed(stepper.counts)
+        counts = stepper.counts
+        mark.passed(counts)
         while True:
-            budget, accepted = mark.budget, stepper.counts["accepted"]
-            steps = piece.next(accepted, plan.max_seconds - self.watch.seconds)
+            budget, steps = mark.budget, piece.next(counts["accepted"], plan.max_seconds - self.watch.seconds)
             status = self._advanced(
                 save_at=saves.grid, saved=saves.rows, max_gradients=budget, max_steps=steps, loss_below=level
             )
@@ -211,7 +215,8 @@ class _Drive:
                 return status
             if ended is not None:
                 return ended
-            if status == Status.GRADIENT_BUDGET and mark.passed(stepper.counts):
+            counts = stepper.counts
+            if status == Status.GRADIENT_BUDGET and mark.passed(counts):
                 _keep_snapshot(self.snapshots, stepper)
 
     def _step_by_step(self) -> Outcome:
@@ -310,7 +315,7 @@ class _Drive:
         else:
             times, states = np.append(times, t), np.concatenate([states.reshape(-1, state.size), state[None]])
         if end is None:
-            self.snapshots.append(self.stepper.snapshot())
+            self.snapshots.append(last_snapshot(self.stepper))
         rest = self.watch.seconds, self.extra, self.notes, self.watch.interrupt
         return Outcome(status, times, states, self.crossings, self.snapshots, *rest)
 

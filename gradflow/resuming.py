@@ -39,7 +39,7 @@ def extend(trajectory: Trajectory, t_end: float, **changes) -> Trajectory:
     with single_blas_thread(), Interrupt() as interrupt:
         stepper, make_point = _resumed(trajectory, snapshot, arguments)
         plan = plan_of(trajectory.problem, trajectory.dynamics, arguments, times)
-        outcome = drive(stepper, plan, make_point, interrupt)
+        outcome = drive(stepper, plan, make_point, interrupt, snapshot)
     new = outcome.t > old_end
     outcome.t = np.concatenate([trajectory.t, outcome.t[new]])
     outcome.states = np.concatenate([trajectory.states, outcome.states[new]])
@@ -126,7 +126,7 @@ def _run_anew(trajectory, arguments, interrupt) -> Trajectory:
     if arguments["kinks"] != "follow" or start["t"] != trajectory.t[0]:
         return run_from_state(problem, trajectory.states[0], dynamics, arguments, interrupt)
     stepper, make_point = _resumed(trajectory, start, arguments)
-    outcome = drive(stepper, plan_of(problem, dynamics, arguments, trajectory.t), make_point, interrupt)
+    outcome = drive(stepper, plan_of(problem, dynamics, arguments, trajectory.t), make_point, interrupt, start)
     return make_trajectory(problem, dynamics, arguments, outcome, stepper, trajectory.t)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -35,6 +35,11 @@ def stepper_at(problem, dynamics, t, state, arguments):
     return stepper, point_maker(problem, dynamics, stepper)
 
 
+def first_snapshot(problem, dynamics, t, state, arguments) -> dict:
+    """Snapshot of the stepper at the start of a run."""
+    return stepper_at(problem, dynamics, t, state, arguments)[0].snapshot()
+
+
 def point_maker(problem, dynamics, stepper):
     """Function that makes the points which events look at; for SGD they see the objective on all samples."""
     stochastic = isinstance(dynamics, SGD)
@@ -57,7 +62,7 @@ def plan_of(problem, dynamics, arguments, times) -> Plan:
     cost = 1e-9 * kernel.flops + (2e-6 if kernel.compiled and dynamics.compiled else 2e-4)
     save_at, discrete, stochastic = arguments["save_at"], dynamics.discrete, isinstance(dynamics, SGD)
     rest = None
-    if np.isinf(arguments["t_end"]) and not stochastic:
+    if math.isinf(arguments["t_end"]) and not stochastic:
         tolerances = (0.0, 0.0) if discrete else (arguments["rtol"], arguments["atol"])
         rest = Rest(arguments["t_start"], *tolerances, level=level_of(arguments["events"]))
     return Plan(
@@ -80,21 +85,10 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config
     """Trajectory of an outcome: points of the grid kept, records taken; `config`: the call, where it is known."""
     said = (arguments["kink_note"], getattr(stepper, "message", ""))
     notes = [*outcome.notes, *getattr(stepper, "notes", []), *filter(None, said)]
-    records, keep, hurry = {}, slice(None), Hurry(outcome, arguments["max_seconds"])
+    keep = slice(None)
     if any(own_grid is not None for _, own_grid in arguments["record"].values()):
         keep = np.append(np.isin(outcome.t[:-1], grid), True)
-    theta: Any = dynamics.unpack(problem, outcome.states) if arguments["record"] else None
-    for name, (function, own_grid) in arguments["record"].items():
-        chosen = keep if own_grid is None else np.isin(outcome.t, own_grid)
-        try:
-            values = _measured(function, problem, theta[chosen], hurry)
-            t = outcome.t[chosen]
-            records[name] = Record(t[: len(values)], np.stack(values))
-            if len(values) < t.size:
-                said = f"record {name!r}: {len(values)} of {t.size} points were taken when the time was up"
-                notes.append(f"{said}; run.measure(...) takes all of them")
-        except Exception as error:  # a failing measure must not cost the run
-            notes.append(f"record {name!r} failed: {type(error).__name__}: {error}")
+    records = _taken(problem, dynamics, arguments, outcome, keep, notes) if arguments["record"] else {}
     counts = dict(stepper.counts)
     counts["gradients"] += outcome.extra_gradients
     counts["seconds"] = outcome.seconds
@@ -111,6 +105,23 @@ def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config
         run=Run(dynamics, arguments, outcome.snapshots),
         config=config or partial(call_as_config, problem, dynamics, arguments),
     )
+
+
+def _taken(problem, dynamics, arguments, outcome, keep, notes) -> dict:
+    """Records by name, at the points to keep or on grids of their own; notes say what is missing."""
+    records, hurry, theta = {}, Hurry(outcome, arguments["max_seconds"]), dynamics.unpack(problem, outcome.states)
+    for name, (function, own_grid) in arguments["record"].items():
+        chosen = keep if own_grid is None else np.isin(outcome.t, own_grid)
+        try:
+            values = _measured(function, problem, theta[chosen], hurry)
+            t = outcome.t[chosen]
+            records[name] = Record(t[: len(values)], np.stack(values))
+            if len(values) < t.size:
+                said = f"record {name!r}: {len(values)} of {t.size} points were taken when the time was up"
+                notes.append(f"{said}; run.measure(...) takes all of them")
+        except Exception as error:  # a failing measure must not cost the run
+            notes.append(f"record {name!r} failed: {type(error).__name__}: {error}")
+    return records
 
 
 class Hurry:

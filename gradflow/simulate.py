@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gradflow.arguments import positive
+from gradflow.arguments import all_finite, positive
 from gradflow.batch import checked_ensemble, simulate_batch
 from gradflow.calling import (
     absolute_tolerance,
@@ -19,10 +20,11 @@ from gradflow.calling import (
     treatment_of_kinks,
     warn_of_many_kinks,
 )
+from gradflow.clocks.asked import asks_for_a_clock
 from gradflow.clocks.kinds import checked_clock
 from gradflow.dynamics.flow import Flow
 from gradflow.loop import Interrupt, drive
-from gradflow.running import make_trajectory, plan_of, stepper_at
+from gradflow.running import first_snapshot, make_trajectory, plan_of, stepper_at
 from gradflow.saving import checked_grids, grid_of, resolved, union
 from gradflow.steppers.choose import checked_solver
 from gradflow.threads import single_blas_thread
@@ -149,7 +151,7 @@ def simulate(
     theta0 = problem.checked(theta0, "theta0")
     if theta0.ndim == 2 and not len(theta0):
         raise ValueError(f"theta0 has shape {theta0.shape}: a batch needs at least one run")
-    if not np.isfinite(theta0).all():
+    if not all_finite(theta0):
         raise ValueError(f"theta0 holds {np.count_nonzero(~np.isfinite(theta0))} NaN or infinite entries")
     stops = sequence_of(stop, "stop")
     if t_end is None and not stops:
@@ -192,24 +194,14 @@ def run_one(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
 def run_from_state(problem, state, dynamics, arguments: dict, interrupt) -> Trajectory:
     """One run from a state of prepared dynamics."""
     begin, given = arguments["t_start"], arguments["atol"]
-    arguments = arguments | {"atol": absolute_tolerance(problem, dynamics, state, arguments), "atol_given": given}
+    atol = absolute_tolerance(problem, dynamics, state, arguments)
     grid = grid_of(arguments["save_at"], begin, arguments["t_end"], dynamics)
     records = resolved(arguments["record"], grid, begin, arguments["t_end"], dynamics)
+    arguments = arguments | {"atol": atol, "atol_given": given, "record": records}
     times = None if grid is None else union(grid, records)
     if arguments["kinks"] == "follow":
         warn_of_many_kinks(problem)
     stepper, make_point = stepper_at(problem, dynamics, begin, state, arguments)
-    outcome = drive(stepper, plan_of(problem, dynamics, arguments, times), make_point, interrupt)
-    return make_trajectory(problem, dynamics, arguments | {"record": records}, outcome, stepper, grid)
-
-
-def asks_for_a_clock(problem, dynamics, theta0, arguments) -> bool:
-    """Whether the call goes beyond physical time."""
-    save_at, clock = arguments["save_at"], arguments["clock"]
-    if dynamics.discrete and clock == "auto":
-        return False
-    if clock != "auto" and clock.name != "time":
-        return True
-    from gradflow.clocks.run import goes_beyond_time
-
-    return goes_beyond_time(problem, theta0, clock, arguments["t_end"], save_at, arguments["events"])
+    start = partial(first_snapshot, problem, dynamics, begin, np.array(state), arguments)
+    outcome = drive(stepper, plan_of(problem, dynamics, arguments, times), make_point, interrupt, start)
+    return make_trajectory(problem, dynamics, arguments, outcome, stepper, grid)

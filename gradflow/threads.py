@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
 from functools import lru_cache
 from numbers import Real
 
@@ -58,22 +57,23 @@ def get_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def single_blas_thread():
+class single_blas_thread:  # noqa: N801 - it reads as a verb: with single_blas_thread()
     """Hold BLAS at one thread: small products lose 200x to spinning threads."""
-    pools = _pools(tuple(name in sys.modules for name in ("numpy", "scipy.linalg", "torch", "sklearn")))
-    changed = [(pool, count) for pool in pools if (count := pool.get_num_threads()) != 1]
-    for pool, _ in changed:
-        pool.set_num_threads(1)
-    try:
-        yield
-    finally:
-        for pool, count in changed:
+
+    def __enter__(self):
+        loaded = sys.modules
+        pools = _pools("scipy.linalg" in loaded, "torch" in loaded, "sklearn" in loaded)
+        self._changed = [(pool, count) for pool in pools if (count := pool.get_num_threads()) != 1]
+        for pool, _ in self._changed:
+            pool.set_num_threads(1)
+
+    def __exit__(self, *_):
+        for pool, count in self._changed:
             pool.set_num_threads(count)
 
 
 @lru_cache(maxsize=1)
-def _pools(loaded: tuple[bool, ...]) -> list:
+def _pools(*loaded: bool) -> list:
     """Thread pools of the BLAS libraries, looked for once for each set of loaded packages: that takes milliseconds."""
     from threadpoolctl import ThreadpoolController
 

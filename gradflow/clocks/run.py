@@ -17,26 +17,8 @@ from gradflow.trajectory import Record as Values
 from gradflow.trajectory import Run, Trajectory
 
 MOST_LOG_LOSS = 1e4
-LEAST_LOSS = 1e-150
-"""Below it the squares of gradients underflow."""
 MOST_GRADIENTS_AT_KINKS = 200_000
 """Cap for flows that run over kinks in some clocks, where they may chatter."""
-LONGEST_PLATEAU = 10.0
-LONGEST_TIME = 1e15
-
-
-def goes_beyond_time(problem, theta0, clock, t_end, save_at, events) -> bool:
-    """Whether a call in physical or automatic time asks for what only a clock can do."""
-    places = [t_end, *(save_at if isinstance(save_at, list | tuple) else [save_at])]
-    if any(isinstance(place, At | Every) for place in places):
-        return True
-    if any(isinstance(event, LossBelow) and 0.0 <= float(event.level or 0.0) < LEAST_LOSS for event in events):
-        return True
-    if clock != "auto":
-        return False
-    degree, size = getattr(problem.network, "degree", None), float(np.linalg.norm(theta0))
-    plateau = degree is not None and size > 0.0 and max(degree - 2, 0.5) * -np.log10(size) > LONGEST_PLATEAU
-    return plateau or (not isinstance(t_end, At) and LONGEST_TIME < t_end < np.inf)
 
 
 def clocked(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 
@@ -228,6 +229,9 @@ def rate_vector(problem, rates) -> np.ndarray:
 
 def typical(values: np.ndarray) -> float:
     """Root mean square of the entries, at most 1; 1 if they are all zero."""
+    square = float(np.vdot(values, values))
+    if 1e-200 < square < 1e200:
+        return min(1.0, math.sqrt(square / values.size))
     top = float(np.abs(values).max(initial=0.0))
     if not 0 < top < np.inf:
         return 1.0

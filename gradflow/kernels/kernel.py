@@ -1,7 +1,9 @@
 """What a problem hands to a stepper: an objective's gradient together with its data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from ctypes import addressof, c_char
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +20,8 @@ def aligned(size: int) -> np.ndarray:
     >>> aligned(3), aligned(3).ctypes.data % 64
     (array([0., 0., 0.]), 0)
     """
-    room = np.zeros(size + LINE)
-    first = -(room.ctypes.data // 8) % LINE
+    room: Any = np.zeros(size + LINE)
+    first = -(addressof(c_char.from_buffer(room)) // 8) % LINE
     return room[first : first + size]
 
 
@@ -50,6 +52,11 @@ class Kernel:
     flops : float
         Floating-point operations of one gradient, for cost estimates that do not depend on a clock.
 
+    Attributes
+    ----------
+    chains : dict
+        Compiled links over this gradient -> what a field makes of them once.
+
     Examples
     --------
     >>> import numpy as np
@@ -71,3 +78,4 @@ class Kernel:
     work_size: int
     compiled: bool
     flops: float
+    chains: dict = field(default_factory=dict, init=False, repr=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.clocks.asked import asks_for_a_clock
 from gradflow.config import to_config
 from gradflow.dynamics.flow import GradientFlow, typical
 from gradflow.events import LossBelow
@@ -29,8 +30,6 @@ OPEN = (Status.PAUSED, Status.LOSS_BELOW, Status.STIFF)
 
 def obstacle(problem, theta0, dynamics, arguments) -> str | None:
     """Why a batch cannot go in lanes, if it cannot."""
-    from gradflow.simulate import asks_for_a_clock
-
     solver, events, atol = arguments["solver"], arguments["events"], arguments["atol"]
     if not isinstance(dynamics, GradientFlow) or dynamics.rates is not None:
         return f"the dynamics {dynamics!r} is not the plain gradient flow"

@@ -1,7 +1,7 @@
 """Adams stepper: few gradients per unit of time where gradients are costly, also where stability binds."""
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,8 @@ from gradflow.kernels.calls import compiled
 from gradflow.steppers.adams_formulas import GAUSS_POINTS, MOST_POINTS, ROWS
 from gradflow.steppers.adams_loop import HELPERS, TWINS, advance
 from gradflow.steppers.adams_passes import BLOCK
-from gradflow.steppers.beginning import first_speed
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import aligned_rows, start_vector, state_of, tolerances
+from gradflow.steppers.saving import SHORT, aligned_rows, start_vector, state_of, tolerances
 from gradflow.steppers.stepper import Measured, Stepper
 
 STABLE = (2.0, 2.4, 1.93, 1.41, 1.03, 0.77, 0.57, 0.43, 0.33, 0.26, 0.21)
@@ -23,6 +22,7 @@ STABLE_DAMPED = (0.0, 5.21, 3.56, 2.36, 1.62, 1.16)
 """Their real stability limits."""
 _SAFE = 0.85
 _DEPTH = len(STABLE) + 1
+_SLOTS = np.arange(_DEPTH + 3)
 
 _NUMBERS = tuple(
     "t t_before newest length h next h_tried value newest_value rho moved trial_moved low middle high size".split()
@@ -136,6 +136,8 @@ class Adams(Measured, Stepper):
     1.0 0.3678794
     """
 
+    _cuts = False
+
     def __init__(
         self,
         field: Field,
@@ -151,15 +153,18 @@ class Adams(Measured, Stepper):
         absolute = tolerances(float(rtol), atol, y.size)
         self._method = Method(*_constants(), len(STABLE), float(rtol), absolute, float(stiff_gradients))
         table = aligned_rows(7 + _DEPTH + 3, y.size)
-        table[4:7] = y
+        table[4] = y
         self._memory = Memory(
-            *table[:4],
-            states=table[4:7],
-            rows=table[7:],
-            parts=aligned_rows(3, min(y.size, BLOCK)),
-            newest=np.arange(3),
+            table[0],
+            table[1],
+            table[2],
+            table[3],
+            table[4:7],
+            table[7:],
+            aligned_rows(3, min(y.size, BLOCK)),
+            newest=_SLOTS[:3].copy(),
             times=np.zeros(_DEPTH + 3),
-            slots=np.arange(_DEPTH + 3),
+            slots=_SLOTS.copy(),
             norms=np.zeros(5),
             points=np.zeros(MOST_POINTS),
             spare=np.zeros(MOST_POINTS + GAUSS_POINTS.size),
@@ -168,17 +173,14 @@ class Adams(Measured, Stepper):
         )
         self._record = np.zeros(1, _RECORD)
         self._now = self._record[0]
+        self._record.view(np.float64)[:3] = t
         self._advance = compiled(advance, helpers=HELPERS, twins=TWINS, inline=True) if field.compiled else advance
-        self._begin(float(t))
+        if not field.compiled:
+            self._evaluate_here()
 
-    def _begin(self, t: float) -> None:
-        """Evaluate the start, and make a first step of half the tolerance."""
-        now, memory, method = self._now, self._memory, self._method
-        now["t"] = now["t_before"] = now["newest"] = memory.times[0] = t
-        now["value"] = now["newest_value"] = self.field(t, memory.states[0], memory.rows[0])
-        now["gradients"] = now["has_value"] = now["order"] = now["known"] = 1
-        speed = first_speed(self.field, memory.rows[0], memory.states[0], method.rtol, method.atol)
-        now["h"] = now["h_tried"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
+    def _finite(self) -> bool:
+        """The loop looks at the start itself."""
+        return True
 
     def _rules(self, look: bool) -> tuple:
         """Formulas and tolerances."""
@@ -194,12 +196,11 @@ class Adams(Measured, Stepper):
 
         A stepper restored from it takes the steps of one longer run, bit for bit.
         """
-        now, m = self._now, self._memory
-        count = min(max(int(now["order"]), int(now["used"])) + 2, int(now["known"]))
-        kept = [*m.slots[:count], m.slots[-3]]
-        numbers = dict(zip(_NUMBERS + _COUNTERS + _COUNTS, now.item(), strict=True))
-        arrays = {"state": self.state, "points": m.states[m.newest[:2]], "velocities": m.rows[kept]}
-        return numbers | arrays | {"times": m.times[kept[:-1]]}
+        return _snapshot(self._now, self._memory)
+
+    def later_snapshot(self) -> Any:
+        """The snapshot, or a function that makes it as long as no further step is taken."""
+        return partial(_snapshot, self._now, self._memory) if self._size <= SHORT else self.snapshot()
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go to the state that a snapshot describes, counters included; dense output starts with the next step.
@@ -223,8 +224,7 @@ class Adams(Measured, Stepper):
     @property
     def state(self) -> np.ndarray:
         """State at ``t``, a copy."""
-        m = self._memory
-        return (m.state if self._now["inside"] else m.states[m.newest[0]]).copy()
+        return _state(self._now, self._memory).copy()
 
     @property
     def state_before(self) -> np.ndarray:
@@ -257,6 +257,21 @@ class Adams(Measured, Stepper):
         else:
             now["value"] = now["newest_value"] = self.field(self.t, m.states[m.newest[0]], m.rows[m.slots[0]])
             now["due"] = 1
+
+
+def _state(now, memory) -> np.ndarray:
+    """State at t."""
+    return memory.state if now["inside"] else memory.states[memory.newest[0]]
+
+
+def _snapshot(now, memory) -> dict[str, Any]:
+    """Numbers and arrays of a stepper, all copies."""
+    m = memory
+    count = min(max(int(now["order"]), int(now["used"])) + 2, int(now["known"]))
+    kept = [*m.slots[:count], m.slots[-3]]
+    numbers = dict(zip(_NUMBERS + _COUNTERS + _COUNTS, now.item(), strict=True))
+    arrays = {"state": _state(now, m).copy(), "points": m.states[m.newest[:2]], "velocities": m.rows[kept]}
+    return numbers | arrays | {"times": m.times[kept[:-1]]}
 
 
 @cache

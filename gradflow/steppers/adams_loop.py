@@ -10,12 +10,12 @@ from gradflow.status import Status
 from gradflow.steppers import adams_formulas as formulas
 from gradflow.steppers import adams_passes as passes
 from gradflow.steppers.adams_formulas import inside_weights, step_weights
-from gradflow.steppers.adams_passes import add_rows, assign, correct, distance, mix, stage
+from gradflow.steppers.adams_passes import add_rows, assign, correct, distance, mix, stage, start_speed
 
 _GO_ON = -1
 _PAUSED, _REACHED_END, _LOSS_BELOW = int(Status.PAUSED), int(Status.REACHED_END), int(Status.LOSS_BELOW)
 _STEP_TOO_SMALL, _DIVERGED, _BUDGET = int(Status.STEP_TOO_SMALL), int(Status.DIVERGED), int(Status.GRADIENT_BUDGET)
-_STIFF = int(Status.STIFF)
+_STIFF, _NOT_FINITE_START = int(Status.STIFF), int(Status.NOT_FINITE_START)
 
 _AIM, _GROWTH, _FIRST_GROWTH, _LONGEST = 0.2, 2.0, 10.0, 1e300
 _FORGET, _FORGET_JUMP = 0.9, 0.6
@@ -236,10 +236,31 @@ def stop(rhs, method, limits, memory, now, last_step):
     return _GO_ON
 
 
+def begin(rhs, method, memory, now):
+    """Velocity at the start, and a first step of half the tolerance; a start that is not finite ends the run."""
+    m = memory
+    if not now["has_value"]:
+        now["value"] = now["newest_value"] = evaluate(rhs, now, now["t"], state_at(m, 0), velocity_at(m, 0))
+        now["has_value"] = 1
+    speed = start_speed(velocity_at(m, 0), state_at(m, 0), method.rtol, method.atol)
+    if not (abs(now["value"]) < math.inf and speed >= 0.0):
+        return _NOT_FINITE_START
+    m.times[m.slots[0]] = now["newest"]
+    now["order"] = now["known"] = 1
+    now["due"] = 0
+    if now["h"] == 0.0:
+        now["h"] = now["h_tried"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
+    return _GO_ON
+
+
 def advance(rhs, method, limits, memory, record, save_at, saved, first):
     """Step until a reason to stop; write the states at save_at[first:] that are reached."""
     rhs, method, memory, saved = uncounted((rhs, method, memory, saved))
     now = record[0]
+    if now["known"] == 0 and (now["t"] < limits.t_end or limits.loss_below > -math.inf):
+        status = begin(rhs, method, memory, now)
+        if status != _GO_ON:
+            return status
     last_step = now["accepted"] + limits.max_steps
     k = first
     while True:
@@ -269,6 +290,6 @@ def advance(rhs, method, limits, memory, record, save_at, saved, first):
 
 HELPERS = (
     *passes.HELPERS, evaluate, scale_points, predict, correct_step, state_at, velocity_at, attempt,
-    reject, accept, complete, choose, watch_stiffness, interpolate, show, is_low, stop,
+    begin, reject, accept, complete, choose, watch_stiffness, interpolate, show, is_low, stop,
 )  # fmt: skip
 TWINS = (*formulas.TWINS, *passes.TWINS)

@@ -86,11 +86,29 @@ def mix_loop(out, a, b, share):
         out[i] = (1.0 - share) * a[i] + share * b[i]
 
 
+def start_speed(velocity, y, rtol, atol):
+    """How many tolerances a run moves at first in a unit of time; -1 where an entry is not finite."""
+    if not (np.isfinite(velocity).all() and np.isfinite(y).all()):
+        return -1.0
+    scaled = velocity / (atol + rtol * np.abs(y))
+    return math.sqrt(np.dot(scaled, scaled) / y.size)
+
+
+def start_speed_loop(velocity, y, rtol, atol):
+    """The same for compiled code."""
+    total, wrong = 0.0, 0
+    for i in range(y.size):
+        wrong += not (abs(y[i]) < math.inf and abs(velocity[i]) < math.inf)
+        total += (velocity[i] / (atol[i] + rtol * abs(y[i]))) ** 2
+    return math.sqrt(total / y.size) if wrong == 0 else -1.0
+
+
 HELPERS = (add_squares,)
 TWINS = (
     (add_rows, add_rows_loop),
     (correct, correct_loop),
     (mix, mix_loop),
+    (start_speed, start_speed_loop),
     (distance, distance_loops),
     (assign, assign_loops),
     (stage, stage_view),

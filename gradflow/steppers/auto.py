@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import Any
 
 from gradflow.status import Status
 from gradflow.steppers.adams import Adams
 from gradflow.steppers.explicit import Explicit
+from gradflow.steppers.saving import last_snapshot
 from gradflow.steppers.stabilised import Stabilised
 from gradflow.steppers.stiff import Stiff
 
@@ -51,6 +53,12 @@ def stiff_gradients(flops: float) -> float:
 def adams_pays(flops: float, size: int, rtol: float) -> bool:
     """Whether gradients cost so much more than passes over the state that the Adams stepper saves time on any flow."""
     return 5e-7 + 5e-11 * flops > 8e-6 + 5e-9 * size and rtol >= TIGHTEST_ADAMS
+
+
+def _joined(taken: Any, own: dict) -> dict:
+    """A snapshot, or what makes it, with what the automatic solver adds."""
+    known: Any = taken() if callable(taken) else taken
+    return known | own
 
 
 class Auto:
@@ -149,9 +157,17 @@ class Auto:
 
     def snapshot(self) -> dict:
         """State of the solver in charge, with its name and the counts of those before."""
+        return self._current.snapshot() | self._own()
+
+    def later_snapshot(self) -> Any:
+        """The snapshot, or a function that makes it as long as no further step is taken."""
+        return partial(_joined, last_snapshot(self._current), self._own())
+
+    def _own(self) -> dict:
+        """What a snapshot tells besides the state of the solver in charge."""
         before = {f"before_{name}": count for name, count in self._base.items()}
         kept = {"solver": type(self._current).__name__, "successor": self._next, "bound_steps": self._bound_steps}
-        return self._current.snapshot() | kept | before
+        return kept | before
 
     def restore(self, snapshot: dict) -> None:
         """Go to the state of a snapshot, with the solver that made it."""

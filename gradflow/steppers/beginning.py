@@ -38,8 +38,32 @@ def evaluate(rhs, t, state, out):
     return call(velocity, t, state, out, chain, numbers, layout, work, coefficients)
 
 
+def all_finite(a, b):
+    """Whether no entry is NaN or infinite."""
+    return np.isfinite(a).all() and np.isfinite(b).all()
+
+
+def all_finite_loops(a, b):
+    """The same for compiled code."""
+    wrong = 0
+    for i in range(a.size):
+        wrong += not (abs(a[i]) < math.inf and abs(b[i]) < math.inf)
+    return wrong == 0
+
+
 def first_step(rhs, t, y, velocity, scratch, probed, rtol, atol, order):
-    """Hairer's first step: an explicit Euler step probes the second derivative; ``probed`` is the velocity after it."""
+    """Objective at the start, whose velocity is written, and the first step; 0 where the start is not finite.
+
+    Hairer's first step: an explicit Euler step probes the second derivative; ``probed`` is the velocity after it.
+    """
+    value = evaluate(rhs, t, y, velocity)
+    if not (abs(value) < math.inf and all_finite(y, velocity)):
+        return value, 0.0
+    return value, _first_step(rhs, t, y, velocity, scratch, probed, rtol, atol, order)
+
+
+def _first_step(rhs, t, y, velocity, scratch, probed, rtol, atol, order):
+    """Size of the first step."""
     add(scratch, y, -1.0, y)
     size, speed = scaled_norm(y, scratch, y, rtol, atol), scaled_norm(velocity, scratch, y, rtol, atol)
     h = 1e-6 if size < 1e-5 or speed < 1e-5 else 0.01 * size / speed
@@ -53,27 +77,24 @@ def first_step(rhs, t, y, velocity, scratch, probed, rtol, atol, order):
     return min(100.0 * h, guess)
 
 
-def scaled_length(velocity, y, rtol, atol):
-    """Root mean square of a velocity, each entry over the tolerance at y."""
-    return scaled_norm(velocity, np.zeros(y.size), y, rtol, atol)
+_HELPERS = (evaluate, _first_step)
+_TWINS = ((scaled_norm, scaled_norm_loops), (add, add_loops), (all_finite, all_finite_loops))
 
 
-_HELPERS = (evaluate,)
-_TWINS = ((scaled_norm, scaled_norm_loops), (add, add_loops))
+def checked_first_step(first_step: float) -> None:
+    """Raise unless a first step that is given is positive."""
+    if not first_step > 0.0:
+        raise ValueError(f"first_step = {first_step}: the first step must be positive; leave it out for a guess")
 
 
-def propose_first_step(field: Any, t: float, y, velocity, scratch, probed, control: Any, order: float) -> float:
-    """Size of the first step of a method of an order; it costs one gradient, which is left in ``probed``."""
+def begin(field: Any, t: float, y, velocity, scratch, probed, control: Any, order: float) -> tuple[float, float]:
+    """Objective at the start, whose velocity is written, and the first step of a method of an order.
+
+    It costs two gradients, the second left in ``probed``; or one, where the start is not finite, and the step is 0.
+    """
     arguments = (field.rhs, t, y, velocity, scratch, probed, control.rtol, control.atol, order)
     if field.compiled:
         return compiled(first_step, helpers=_HELPERS, twins=_TWINS)(*arguments)
     with np.errstate(all="ignore"):
-        return float(first_step(*arguments))
-
-
-def first_speed(field: Any, velocity, y, rtol: float, atol) -> float:
-    """How many tolerances a run moves at first in a unit of time."""
-    if field.compiled:
-        return compiled(scaled_length, twins=_TWINS)(velocity, y, rtol, atol)
-    with np.errstate(all="ignore"):
-        return float(scaled_length(velocity, y, rtol, atol))
+        value, step = first_step(*arguments)
+    return value, float(step)

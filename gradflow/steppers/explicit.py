@@ -1,6 +1,7 @@
 """Adaptive explicit Runge-Kutta steppers."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from gradflow.kernels.calls import compiled
 from gradflow.steppers import tableaux
 from gradflow.steppers.adaptive import HELPERS, RECORD, RESUMED, TWINS, Control, Memory, advance
-from gradflow.steppers.beginning import propose_first_step
+from gradflow.steppers.beginning import begin, checked_first_step
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import aligned_rows, put_back, start_vector, take_snapshot, tolerances
+from gradflow.steppers.saving import SHORT, aligned_rows, put_back, start_vector, take_snapshot, tolerances
 from gradflow.steppers.stepper import Measured, Stepper
 
 
@@ -107,8 +108,8 @@ class Explicit(Measured, Stepper):
         )
         stages, used = self._pair.A.shape[0], self._pair.interpolant.weights.shape
         rows = aligned_rows(7 + stages, y.size)
-        rows[:2] = y
-        self._memory = Memory(*rows[:7], K=rows[7:], shares=np.zeros(used))
+        rows[0] = rows[1] = y
+        self._memory = Memory(*(rows[i] for i in range(7)), K=rows[7:], shares=np.zeros(used))
         self._record = np.zeros(2, RECORD)
         self._now = self._record[0]
         self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
@@ -120,19 +121,14 @@ class Explicit(Measured, Stepper):
         now["t"] = now["t_before"] = t
         now["error_before"] = 1e-4
         now["held_for"] = math.nan
-        now["value"] = self.field(t, memory.y, memory.K[0])
-        now["gradients"] = 1
-        if first_step is not None:
-            if not first_step > 0.0:
-                raise ValueError(
-                    f"first_step = {first_step}: the first step must be positive; leave it out for a guess"
-                )
-            now["h"] = first_step
-        elif self._finite():
+        if first_step is None:
             vectors = memory.y, memory.K[0], memory.scratch, memory.K[1]
-            now["h"] = propose_first_step(self.field, t, *vectors, self._control, self._pair.order)
-            now["gradients"] += 1
-        now["h_tried"] = now["h"]
+            now["value"], first_step = begin(self.field, t, *vectors, self._control, self._pair.order)
+            now["gradients"] = 2 if first_step > 0.0 else 1
+        else:
+            checked_first_step(first_step)
+            now["value"], now["gradients"] = self.field(t, memory.y, memory.K[0]), 1
+        now["h"] = now["h_tried"] = first_step
 
     def _rules(self, look: bool) -> tuple:
         """The pair and the control."""
@@ -149,6 +145,12 @@ class Explicit(Measured, Stepper):
         from it takes the steps of one longer run, bit for bit. Otherwise it describes the current state.
         """
         return take_snapshot(self._record, RESUMED, self._memory, self._pair.stages)
+
+    def later_snapshot(self) -> Any:
+        """The snapshot, or a function that makes it as long as no further step is taken."""
+        if self._size > SHORT:
+            return self.snapshot()
+        return partial(take_snapshot, self._record, RESUMED, self._memory, self._pair.stages)
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go to the state that a snapshot describes, counters included; dense output starts with the next step.

@@ -81,20 +81,23 @@ class Field:
         self.links = tuple(links)
         self.kernel = kernel
         self.compiled = kernel.compiled
+        velocity, chain, numbers, layout = kernel.chains.get(self.links) or self._chained()
+        own = np.array(coefficients, dtype=np.float64)
+        own = own if own.ndim == 1 else own.reshape(-1)
+        self.rhs = RightHandSide(velocity, chain, numbers, layout, aligned(max(kernel.work_size, 1)), own)
+        self._evaluate = compiled(evaluate) if self.compiled else evaluate
+
+    def _chained(self) -> tuple:
+        """The outermost link, the rest of the chain, and the data of the kernel, in the types of compiled code."""
+        kernel = self.kernel
+        velocity, chain = self.links[0], (*self.links[1:], kernel.gradient)
         if self.compiled:
             addresses = [address(link, VELOCITY) for link in self.links] + [address(kernel.gradient, GRADIENT)]
             velocity, chain = addresses[0], np.array(addresses[1:], dtype=np.int64)
-        else:
-            velocity, chain = self.links[0], (*self.links[1:], kernel.gradient)
-        self.rhs = RightHandSide(
-            velocity,
-            chain,
-            as_compiled_code_takes(kernel.numbers, np.float64),
-            as_compiled_code_takes(kernel.layout, np.int64),
-            aligned(max(kernel.work_size, 1)),
-            np.array(coefficients, dtype=np.float64).reshape(-1),
-        )
-        self._evaluate = compiled(evaluate) if self.compiled else evaluate
+        data = as_compiled_code_takes(kernel.numbers, np.float64), as_compiled_code_takes(kernel.layout, np.int64)
+        if self.compiled:
+            kernel.chains[self.links] = velocity, chain, *data
+        return velocity, chain, *data
 
     @property
     def velocity(self) -> Any:

@@ -45,6 +45,10 @@ def tolerances(rtol: float, atol: Any, size: int) -> np.ndarray:
     >>> tolerances(1e-6, 1e-9, 2)
     array([1.e-09, 1.e-09])
     """
+    if type(atol) is float and atol > 0.0 and rtol >= 0.0:
+        same = np.empty(size)
+        same.fill(max(atol, 1e-300))
+        return same
     given = np.asarray(atol, dtype=np.float64)
     if given.ndim and given.shape != (size,):
         raise ValueError(f"atol has shape {given.shape}: it must be a number or have shape ({size},), as the state")
@@ -159,6 +163,24 @@ def times_inside(t: Any, start: float, end: float) -> np.ndarray:
             " give increasing times inside the step that was accepted last"
         )
     return times
+
+
+SHORT = 4096
+"""Entries of a state up to which the vectors of an ended run may be kept for the snapshot of its end."""
+
+
+def last_snapshot(stepper: Any) -> Any:
+    """Snapshot of a stepper that takes no more steps; where that is cheap, a function that makes it when asked.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from gradflow.steppers.saving import last_snapshot
+    >>> last_snapshot(SimpleNamespace(snapshot=lambda: {"t": 1.0}))
+    {'t': 1.0}
+    """
+    later = getattr(type(stepper), "later_snapshot", None)
+    return stepper.snapshot() if later is None else later(stepper)
 
 
 def take_snapshot(record: np.ndarray, names: tuple[str, ...], memory: Any, last: int) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Stabilised explicit stepper of order 4, for flows whose fast modes decay: plateaus, moderate stiffness."""
 
 import math
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from gradflow.kernels.calls import compiled
-from gradflow.steppers.beginning import propose_first_step
+from gradflow.steppers.beginning import begin, checked_first_step
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import UNLIMITED, start_vector, state_of, tolerances
+from gradflow.steppers.saving import SHORT, UNLIMITED, start_vector, state_of, tolerances
 from gradflow.steppers.stabilised_coefficients import Coefficients, coefficients
 from gradflow.steppers.stabilised_loop import (
     HELPERS,
@@ -119,7 +120,7 @@ class Stabilised(Measured, Stepper):
         y = start_vector(state)
         size = y.size
         self.field = field
-        self._method = _bounded(coefficients(), float(rtol))
+        self._method = _bounded(float(rtol))
         absolute = tolerances(float(rtol), atol, size)
         stiff, calm = (float(stiff_limit), float(stiff_gradients)), (float(calm_limit), int(calm_steps))
         self._control = Control(float(rtol), absolute, *stiff, *calm)
@@ -144,21 +145,18 @@ class Stabilised(Measured, Stepper):
         now["t"] = now["t_before"] = now["t_older"] = t
         now["error_before"] = 1e-4
         now["held_for"] = math.nan
-        now["value"] = self.field(t, memory.y, velocities[0])
-        now["gradients"] = now["probing"] = 1
-        if first_step is not None:
-            if not first_step > 0.0:
-                raise ValueError(
-                    f"first_step = {first_step}: the first step must be positive; leave it out for a guess"
-                )
-            now["h"] = first_step
-        elif self._finite():
+        now["probing"] = 1
+        if first_step is None:
             vectors = memory.y, velocities[0], memory.scratch, velocities[1]
-            now["h"] = propose_first_step(self.field, t, *vectors, self._control, 4.0)
-            now["gradients"] += 1
-            memory.direction[:] = velocities[1] - velocities[0]
+            now["value"], first_step = begin(self.field, t, *vectors, self._control, 4.0)
+            now["gradients"] = 2 if first_step > 0.0 else 1
+            if first_step > 0.0:
+                np.subtract(velocities[1], velocities[0], out=memory.direction)
+        else:
+            checked_first_step(first_step)
+            now["value"], now["gradients"] = self.field(t, memory.y, velocities[0]), 1
         velocities[1] = velocities[0]
-        now["h_tried"] = now["h"]
+        now["h"] = now["h_tried"] = first_step
 
     def _rules(self, look: bool) -> tuple:
         """Coefficients and the control."""
@@ -170,13 +168,11 @@ class Stabilised(Measured, Stepper):
         After a step cut at t_end it describes the state before the cut and the uncut step size: a stepper restored
         from it takes the steps of one longer run, bit for bit. Otherwise it describes the current state.
         """
-        memory = self._memory
-        if np.isnan(self._now["held_for"]):
-            kept, vectors = self._now, (memory.y, memory.velocities[0], memory.velocities[1], memory.direction)
-        else:
-            kept, vectors = self._record[1], memory.held
-        numbers = {name: kept[name].item() for name in _RESUMED}
-        return numbers | {name: vector.copy() for name, vector in zip(_VECTORS, vectors, strict=True)}
+        return _snapshot(self._record, self._memory)
+
+    def later_snapshot(self) -> Any:
+        """The snapshot, or a function that makes it as long as no further step is taken."""
+        return partial(_snapshot, self._record, self._memory) if self._size <= SHORT else self.snapshot()
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go to the state that a snapshot describes, counters included; dense output starts with the next step.
@@ -216,8 +212,20 @@ class Stabilised(Measured, Stepper):
         return int(self._method.stages[self._now["row"]])
 
 
-def _bounded(method: Coefficients, rtol: float) -> Coefficients:
+def _snapshot(record: np.ndarray, memory: Memory) -> dict[str, Any]:
+    """Numbers and vectors of a stepper, all copies."""
+    if math.isnan(record[0]["held_for"]):
+        kept, vectors = record[0], (memory.y, memory.velocities[0], memory.velocities[1], memory.direction)
+    else:
+        kept, vectors = record[1], memory.held
+    numbers: dict[str, Any] = {name: kept[name].item() for name in _RESUMED}
+    return numbers | {name: vector.copy() for name, vector in zip(_VECTORS, vectors, strict=True)}
+
+
+@lru_cache(maxsize=64)
+def _bounded(rtol: float) -> Coefficients:
     """The methods that multiply rounding to no more than a tenth of the tolerance."""
+    method = coefficients()
     rows = max(1, int(np.searchsorted(method.extent, (max(rtol, 1e-13) / _ROUNDING) ** 0.25)))
     per_row = {name: getattr(method, name)[:rows] for name in _PER_ROW}
     return method._replace(**per_row)

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradflow.arguments import all_finite
 from gradflow.status import Status
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import UNLIMITED, save_arrays, times_inside
 
+STATUSES = tuple(Status)
 COUNTS = ("gradients", "hessian_products", "accepted", "rejected")
 
 
@@ -28,16 +30,19 @@ class Limits(NamedTuple):
 class Stepper(ABC):
     """One run by a loop that is compiled for compiled fields: its numbers in a record, its vectors in a memory.
 
-    A subclass sets ``field``, ``_record`` (whose first row is the current state), ``_memory`` (with ``y`` and
+    A subclass sets ``field``, ``_record``, ``_now`` (its first row, the current state), ``_memory`` (with ``y`` and
     ``y_before``) and ``_advance``, the loop, and says in ``_rules`` what the loop takes between the field and the
-    limits. ``_slack`` is a time below which times count as equal.
+    limits. ``_slack`` is a time below which times count as equal; ``_cuts`` says whether a step is cut at t_end, and
+    the state before it held.
     """
 
     field: Field
     _record: np.ndarray
+    _now: Any
     _memory: Any
     _advance: Callable
     _slack = 0.0
+    _cuts = True
 
     @abstractmethod
     def _rules(self, look: bool) -> tuple:
@@ -82,12 +87,12 @@ class Stepper(ABC):
         ValueError
             If t_end lies before t, or ``saved`` does not fit.
         """
-        t_end, now = float(t_end), self._record[0]
+        t_end, now = float(t_end), self._now
         if not t_end >= self.t - self._slack:
             raise ValueError(f"t_end = {t_end} lies before t = {self.t}: a stepper goes forward; give a later t_end")
         if now["accepted"] == 0 and not self._finite():
             return Status.NOT_FINITE_START
-        if "held_for" in self._record.dtype.fields and now["held_for"] != t_end:  # pyright: ignore[reportOperatorIssue]
+        if self._cuts and now["held_for"] != t_end:
             now["held_for"] = math.nan
         limits = self._limits(t_end, int(max_gradients), int(max_steps), float(loss_below))
         return self._run(False, limits, *save_arrays(save_at, saved, self._size))
@@ -101,9 +106,9 @@ class Stepper(ABC):
         first = int(save_at.searchsorted(self._known_from()))
         arguments = (self.field.rhs, *self._rules(look), limits, self._memory, self._record, save_at, saved, first)
         if self.field.compiled:
-            return Status(self._advance(*arguments))
+            return STATUSES[self._advance(*arguments)]
         with np.errstate(all="ignore"):
-            return Status(self._advance(*arguments))
+            return STATUSES[self._advance(*arguments)]
 
     def dense(self, t: Any) -> np.ndarray:
         """State at times inside the last accepted step, with the same bits as ``save_at`` gives.
@@ -133,7 +138,7 @@ class Stepper(ABC):
 
     def _finite(self) -> bool:
         """Whether value, state and velocity at the start are finite."""
-        return math.isfinite(self.value) and bool(np.isfinite(self.state).all() and np.isfinite(self.velocity).all())
+        return math.isfinite(self.value) and all_finite(self.state) and all_finite(self.velocity)
 
     @property
     def _size(self) -> int:
@@ -143,12 +148,12 @@ class Stepper(ABC):
     @property
     def t(self) -> float:
         """Time after the last accepted step, or t_end if that step went past it."""
-        return float(self._record[0]["t"])
+        return float(self._now["t"])
 
     @property
     def t_before(self) -> float:
         """Time before the last accepted step, or the t_end at which it was entered."""
-        return float(self._record[0]["t_before"])
+        return float(self._now["t_before"])
 
     @property
     def state(self) -> np.ndarray:
@@ -163,7 +168,7 @@ class Stepper(ABC):
     @property
     def value(self) -> float:
         """Objective at the state."""
-        return float(self._record[0]["value"])
+        return float(self._now["value"])
 
     @property
     @abstractmethod
@@ -173,21 +178,21 @@ class Stepper(ABC):
     @property
     def counts(self) -> dict[str, int]:
         """Gradients (difference quotients included), Hessian products, accepted and rejected steps so far."""
-        known, now = self._record.dtype.fields or {}, self._record[0]
+        known, now = self._record.dtype.fields or {}, self._now
         return {name: int(now[name]) if name in known else 0 for name in COUNTS}
 
 
 class Measured:
     """The step and the stiffness that an explicit stepper measures."""
 
-    _record: np.ndarray
+    _now: Any
 
     @property
     def step(self) -> float:
         """Size that the next step tries."""
-        return float(self._record[0]["h"])
+        return float(self._now["h"])
 
     @property
     def rho(self) -> float:
         """Estimate of the norm of the Jacobian, from the last measurement; 0 before the first."""
-        return float(self._record[0]["rho"])
+        return float(self._now["rho"])

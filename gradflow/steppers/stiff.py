@@ -149,6 +149,8 @@ class Stiff(Stepper):
     1.0 0.36788
     """
 
+    _cuts = False
+
     def __init__(
         self,
         field: Field,
