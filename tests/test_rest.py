@@ -67,6 +67,30 @@ def test_in_other_clocks(clock):
     assert run.status == gf.Status.STATIONARY
 
 
+@pytest.mark.parametrize("clock", ["arc", "relative", "log_loss", "loss"])
+@pytest.mark.parametrize("name", ["deep linear", "relu"])
+def test_in_clocks_that_end_at_a_minimum(clock, name):
+    problem = problem_of(name)
+    theta0, stop = problem.init(0.5, seed=1), gf.GradientBelow(1e-40)
+    run = gf.simulate(problem, theta0, FLOW, stop=stop, clock=clock, max_gradients=60_000)
+    assert run.status == gf.Status.STATIONARY
+    assert any("'log_time'" in note for note in run.notes)
+    seconds = np.diff(run.t)
+    assert np.isfinite(run.t).all()
+    assert (seconds >= 0).all()
+    early = int(np.searchsorted(run.t, 5.0))
+    same = gf.simulate(problem, theta0, FLOW, t_end=run.t[early])
+    np.testing.assert_allclose(run.theta[early], same.end, atol=1e-5)
+    assert run.loss[-1] == pytest.approx(gf.simulate(problem, theta0, FLOW, t_end=1e3).loss[-1], rel=1e-8)  # rtol
+
+
+def test_a_time_that_lies_behind_the_end_of_a_length_says_so():
+    problem = problem_of("deep linear")
+    run = gf.simulate(problem, problem.init(0.5, seed=1), FLOW, 1e9, clock="arc", max_gradients=200_000)
+    assert run.status == gf.Status.STATIONARY
+    assert any("length goes no further" in note for note in run.notes)
+
+
 def test_slow_progress_on_separable_data_goes_on():
     x, y = gf.data.separable(n=20, d=4, margin=0.3, seed=0)
     problem = gf.Problem(gf.DeepLinear([4, 1]), gf.losses.Logistic(), x, y)

@@ -24,6 +24,9 @@ MOST_SPLITS = 7
 BENT = 8.0
 """Change of the slope of q over a step, over the root of the tolerance, from which the cubic is looked at closely."""
 
+ROUNDED = 1e-8
+"""Fall of log L over a step below which its digits are few: slopes in s are then noise, and T tells the time."""
+
 REACH = 45.0
 
 
@@ -63,6 +66,8 @@ class Interval:
             return log_difference(self.clock.log_elapsed(b.tau), self.clock.log_elapsed(a.tau))
         if self.kind == "rate":
             return self._log_time_between(a.tau, b.tau)
+        if isinstance(self.clock, Normalised) and abs(b.s - a.s) < ROUNDED:
+            return float(np.log(b.tau - a.tau)) - 0.5 * (a.log_loss + b.log_loss) if b.tau > a.tau else -np.inf
         nodes = [a, *(node for node in self._nodes if a.s < node.s < b.s), b]
         pieces = [log_time_of_descent(one, next_one, self.base) for one, next_one in itertools.pairwise(nodes)]
         return float(np.logaddexp.reduce(pieces))
@@ -72,6 +77,8 @@ class Interval:
         left = self.left
         if not isinstance(self.clock, Normalised) or not moment.s > left.s:
             return self.clock.fall(left, moment)
+        if moment.s - left.s < ROUNDED:
+            return 0.5 * (np.exp(left.log_descent) + np.exp(moment.log_descent)) * (moment.tau - left.tau)
         (x0, x1), _, _ = ends = _hermite_data(left, moment, self.base)
         x = 0.5 * (x0 + x1) + 0.5 * (x1 - x0) * GAUSS_X
         expected = 0.5 * (x1 - x0) * float(np.sum(GAUSS_W * np.exp(x + _hermite(ends, x))))
@@ -190,9 +197,13 @@ def _log_integral(ends, s0: float, s1: float) -> float:
 
 
 def _hermite(ends, x):
-    """Cubic through values and slopes at both ends."""
+    """Cubic through values and slopes at both ends; the first value where rounding leaves no length between them."""
     (x0, x1), (q0, q1), (d0, d1) = ends
     h = x1 - x0
+    if not h > 0.0:
+        return np.full_like(x, q0)
+    if h < ROUNDED:
+        d0 = d1 = (q1 - q0) / h
     z = (x - x0) / h
     return q0 + z * (h * d0 + z * (3.0 * (q1 - q0) - h * (2.0 * d0 + d1) + z * (h * (d0 + d1) - 2.0 * (q1 - q0))))
 

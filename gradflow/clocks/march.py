@@ -351,7 +351,7 @@ class March:
     def _stalled(self, phase) -> Status | None:
         """Whether the run will not get on; in the automatic clock, a loss clock is left instead."""
         wants_loss = bool(self.plan.ends) and all(target.kind == "s" for target, _ in self.plan.ends)
-        reason = phase.watch.verdict(phase, wants_loss)
+        reason = phase.watch.verdict(phase, wants_loss, timed=self.rest is None)
         if reason is not None:
             return self._leave(phase, reason)
         return Status.STATIONARY if self._at_rest(phase) else None

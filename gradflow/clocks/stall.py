@@ -18,6 +18,16 @@ FIRST_LOOK, LATER_LOOKS = 300, 1.5
 
 LITTLE = 1e-2
 """Fall of log L that Newton's estimate must leave below for a minimum to be near."""
+
+LENGTHS = ("relative", "arc")
+FOLDED = 0.2
+"""Displacement over length of a path below which it has turned back on itself."""
+FOLDS, FOLDS_IN_TIME = 2, 10
+"""Looks in succession at a folded path that end a run; more where a time is to be reached."""
+FOLDS_BACK = (
+    "the path turns back on itself and the loss no longer falls: the state is at rest to within the tolerances, what was"
+    " asked for is not reached, and length goes no further; try clock='time' or 'log_time'"
+)
 VANISHES = "the gradient vanishes: the infimum of the loss is positive (data that are not separable), or a saddle"
 
 
@@ -25,11 +35,11 @@ class Watch:
     """Looks at a phase every few accepted steps, and says why it will not get on, or None."""
 
     def __init__(self):
-        self._steps = self._rises = 0
+        self._steps = self._rises = self._folds = 0
         self._before, self._next_look = None, FIRST_LOOK
 
-    def verdict(self, phase, wants_loss: bool) -> str | None:
-        """The reason to leave this phase; `wants_loss`: the run ends at a loss, not at a time."""
+    def verdict(self, phase, wants_loss: bool, timed: bool) -> str | None:
+        """The reason to leave this phase; `wants_loss`: the run ends at a loss only; `timed`: it may end at a time."""
         self._steps += 1
         spent = phase.stepper.counts["gradients"] + phase.base.counts["gradients"]
         if wants_loss and spent >= self._next_look:
@@ -37,7 +47,7 @@ class Watch:
             floor = floor_of_loss(phase)
             if floor is not None:
                 return f"a minimum is near, at log10 loss = {floor / LN10:.6g}: its infimum is above what was asked for"
-        if self._steps % (SHORT_WINDOW if phase.clock.by_descent else WINDOW):
+        if self._steps % (SHORT_WINDOW if phase.clock.by_descent or phase.clock.name in LENGTHS else WINDOW):
             return None
         moment, before = phase.moment, self._before
         self._before = moment
@@ -45,6 +55,8 @@ class Watch:
             return None
         if phase.clock.by_descent:
             return self._too_fast(phase, before)
+        if phase.clock.name in LENGTHS:
+            return self._folded(phase, before, FOLDS_IN_TIME if timed else FOLDS)
         return self._at_rest(phase, before) if wants_loss and phase.clock.exact_time else None
 
     def _too_fast(self, phase, before) -> str | None:
@@ -53,10 +65,20 @@ class Watch:
         self._rises = self._rises + 1 if now > np.log(FAST) and now > then else 0
         return VANISHES if self._rises >= RISES else None
 
+    def _folded(self, phase, before, patience) -> str | None:
+        """A clock of length at a minimum: every step goes through the tolerated neighbourhood, and comes back."""
+        moment = phase.moment
+        length = moment.tau - before.tau
+        if phase.clock.name == "relative" and not isinstance(phase.base, PolarBase):
+            length *= np.exp(moment.log_size)
+        folded = np.linalg.norm(moment.state - before.state) < FOLDED * length and stands_still(moment, before)
+        self._folds = self._folds + 1 if folded else 0
+        return FOLDS_BACK if self._folds >= patience else None
+
     def _at_rest(self, phase, before) -> str | None:
         """A minimum in physical time: the loss no longer moves, and no direction leads down."""
         moment = phase.moment
-        still = abs(moment.s - before.s) < STILL * max(1.0, abs(moment.log_loss))
+        still = stands_still(moment, before)
         later = moment.log_elapsed - before.log_elapsed > np.log(1.5)
         if not (still and later) or isinstance(phase.base, PolarBase) or moment.state.size > DENSE_LIMIT:
             return None
@@ -95,6 +117,11 @@ def floor_of_loss(phase) -> float | None:
         return None
     fall = 0.5 * float(np.sum(parts[curved] / curvatures[curved]))
     return moment.log_loss - fall if fall < LITTLE else None
+
+
+def stands_still(moment, before) -> bool:
+    """Whether the loss has not moved from one moment to another, to rounding."""
+    return abs(moment.s - before.s) < STILL * max(1.0, abs(moment.log_loss))
 
 
 def log_fitted(problem) -> float:
