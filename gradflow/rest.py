@@ -24,6 +24,8 @@ WANDERS = 1e-3
 """Displacement over speed times time below which a state wanders on the spot."""
 STEADY = 0.95
 """Ratio of one mean speed to the one before, as the time doubles, from which a state is not on its way to rest."""
+LOWER = 1e-6
+"""Relative fall that makes one loss lower than another."""
 DENSE_LIMIT = 500
 """Largest number of parameters for which the Hessian is made."""
 
@@ -32,8 +34,9 @@ class Rest:
     r"""Looks at a run whenever the time since its start has doubled.
 
     There is progress where the state has left a neighbourhood of the size of the tolerances, where its displacement in
-    that neighbourhood still doubles with the time (a drift, as on a plateau, against wandering in rounding), or where
-    the loss still falls by a constant factor. A loss that has risen meanwhile is rounding, and shows no progress.
+    that neighbourhood still doubles with the time (a drift, as on a plateau, against wandering in rounding), where a
+    flow is so slow that rounding would hide its drift as yet, or where the loss still falls by a constant factor. A
+    loss that has risen meanwhile is rounding, and shows no progress.
 
     Where the stops are levels of the loss, a loss that levels off above them is the end too, though weights may go on
     towards infinity, ever more slowly: falls that shrink by a constant factor, as the time doubles, have a sum.
@@ -77,12 +80,13 @@ class Rest:
         elapsed = t - self.t_start
         doublings = math.log2(elapsed) - math.log2(self.looked) if self.looked else 0.0
         since = elapsed - self.looked
-        too_high = self._levels_off(state, value, doublings, since, speed)
-        rests = self._rests(state, value, doublings, speed * since)
+        hidden = self.rtol > 0.0 and 0.0 < speed * elapsed <= ROUNDING * float(np.linalg.norm(state))
+        too_high = self._levels_off(state, value, doublings, since, speed) and not hidden
+        rests = self._rests(state, value, doublings, speed * since, hidden)
         self.looked, self.before, self.last = elapsed, value, state
         return rests or too_high
 
-    def _rests(self, state, value, doublings, way) -> bool:
+    def _rests(self, state, value, doublings, way, hidden) -> bool:
         """Whether the state is where it was, and the loss does not fall; `way`: speed times the time since."""
         self.risen = self.risen or value > self.before
         if not self._near(state):
@@ -93,7 +97,9 @@ class Rest:
         drifts = distance > max(ROUNDING * float(np.linalg.norm(state)), 2.0 * self.farthest, WANDERS * way)
         falls = value < FALL * self.least and not self.risen
         self.farthest, self.least = max(distance, self.farthest), min(value, self.least)
-        self.doublings, self.looks = (0.0, 0) if drifts or falls else (self.doublings + doublings, self.looks + 1)
+        self.doublings, self.looks = (
+            (0.0, 0) if drifts or falls or hidden else (self.doublings + doublings, self.looks + 1)
+        )
         return self.doublings >= DOUBLINGS and self.looks >= LOOKS
 
     def _near(self, state) -> bool:
@@ -156,8 +162,31 @@ def level_of(events) -> float:
 
 
 def leads_down(problem, theta) -> bool:
-    """Whether some direction leads down from a stationary point: negative curvature, where the Hessian can be asked."""
+    """Whether some direction leads down from a stationary point: negative curvature, where the Hessian can be asked.
+
+    Of a network of degree 3 or more the Hessian is no witness: it is 0 in the directions that leave a saddle.
+    """
     if problem.network.kinked or problem.size > DENSE_LIMIT:
         return False
     curvatures = np.linalg.eigvalsh(problem.hessian(np.ascontiguousarray(theta)))
-    return bool(curvatures[0] < -1e-9 * max(curvatures[-1], 0.0))
+    return bool(curvatures[0] < -1e-9 * max(curvatures[-1], 0.0)) or lower_nearby(problem, theta)
+
+
+def lower_nearby(problem, theta) -> bool:
+    """Whether a short descent from displaced weights ends below one from `theta`; for smooth networks of degree >= 3.
+
+    At a minimum, degenerate or not, both come to the same loss.
+    """
+    if problem.network.kinked or (getattr(problem.network, "degree", None) or 0) < 3:
+        return False
+    aside = np.random.default_rng(0).normal(size=(2, problem.size)) * np.abs(theta).max() * np.array([[0.1], [0.5]])
+    here, *there = (_descended(problem, start) for start in (theta, *(theta + aside)))
+    return min(there) < (1.0 - LOWER) * here
+
+
+def _descended(problem, theta) -> float:
+    """Loss after a short descent."""
+    from scipy.optimize import minimize
+
+    options = {"maxiter": 200, "gtol": 0.0, "ftol": 0.0}
+    return float(minimize(problem.value_and_gradient, theta, jac=True, method="L-BFGS-B", options=options).fun)

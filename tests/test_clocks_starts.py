@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from clock_cases import FLOW, LN10, escape_net, modes, one_weight_per_layer
 from numpy.testing import assert_allclose
+from scipy.integrate import quad
 
 import gradflow as gf
 
@@ -131,3 +132,21 @@ def test_saddles_on_the_way_are_not_taken_for_minima(scale):
     run = gf.simulate(problem, start, FLOW, stop=gf.LossBelow(1e-8), clock="log_time", solver="dop853")
     assert run.status == gf.Status.LOSS_BELOW
     assert_allclose(np.sqrt(np.diag(run.end[:9].reshape(3, 3)) ** 4), strengths, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("depth", "scale"), [(3, 1e-30), (4, 1e-8), (4, 1e-20)])
+@pytest.mark.parametrize("clock", ["auto", "log_time"])
+def test_deep_diagonal_networks_leave_one_degenerate_saddle_after_the_other(depth, scale, clock):
+    strengths = np.array([3.0, 2.0, 1.0])
+    problem = gf.Problem(gf.Diagonal(3, depth, signed=False), gf.losses.Square("sum", half=True), np.eye(3), strengths)
+    theta0, stop = problem.init(scale, scheme="constant"), gf.LossBelow(1e-6)
+    run = gf.simulate(problem, theta0, FLOW, stop=stop, clock=clock, save_at="steps", max_gradients=100_000)
+    assert run.status == gf.Status.LOSS_BELOW
+    for k, strength in enumerate(strengths):
+
+        def rate(v, strength=strength):
+            return np.exp((2 - depth) * v) / (depth * (strength - np.exp(depth * v)))
+
+        half, _ = quad(rate, np.log(scale), np.log(0.5 * strength) / depth, epsrel=1e-11, limit=500)
+        after = np.searchsorted(run.theta[:, k] ** depth, 0.5 * strength)
+        assert run.t[after - 1] * (1 - 2e-6) < half < run.t[after] * (1 + 2e-6)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.rest import Rest, level_of
+from gradflow.rest import Rest, leads_down, level_of, lower_nearby
 
 FLOW = gf.GradientFlow()
 RNG = np.random.default_rng(0)
@@ -161,3 +161,14 @@ def test_an_end_time_is_reached_all_the_same():
     problem = cases.make("deep linear", "square")
     run = gf.simulate(problem, cases.start(problem), FLOW, t_end=1e8, stop=gf.LossBelow(1e-30))
     assert run.status == gf.Status.REACHED_END
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_a_degenerate_saddle_is_told_from_a_degenerate_minimum(depth):
+    """The first mode is learnt, the second waits at 0 where the Hessian is flat; or it has nothing to learn."""
+    for second, saddle in ((0.5, True), (0.0, False)):
+        y = [1.0, second]
+        problem = gf.Problem(gf.Diagonal(2, depth, signed=False), gf.losses.Square(), np.eye(2), y)
+        theta = np.array([1.0, 0.0])
+        assert np.linalg.eigvalsh(problem.hessian(theta))[0] == 0.0
+        assert lower_nearby(problem, theta) == leads_down(problem, theta) == saddle

@@ -68,6 +68,7 @@ class Phase:
     begin: float
     log_size: float
     coarse: bool = False
+    worn: bool = False
     stepper: Any = None
     watch: Watch = field(default_factory=Watch)
 
@@ -83,6 +84,7 @@ class March:
     counts: dict = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     readings: list[float] = field(default_factory=list)
     steps: int = 0
+    wound: int = 0
 
     def __post_init__(self):
         self.kept = Kept(max(self.plan.keep_steps, 4))
@@ -214,11 +216,25 @@ class March:
             self.switches.append(f"{phase.clock} -> {clock} at {self._place(phase)}: {why}")
             self._count(phase)
             return self._begin(phase.base, phase.moment, clock)
+        if phase.worn:
+            self._wind_up(phase)
+            return self._begin(phase.base, phase.moment, phase.clock)
         if self.plan.atol is None and not isinstance(phase.base, PolarBase) and phase.clock.name in RETIED:
             sizes = min(phase.moment.log_size, 0.0), min(phase.log_size, 0.0)
             if abs(sizes[0] - sizes[1]) > np.log(GROWTH) and self.steps % RETIED_EVERY == 0:
                 self._retie(phase)
         return phase
+
+    def _wind_up(self, phase) -> None:
+        """Count what a stepper has spent whose clock is to start from 0 again, as a flow without an own time may."""
+        if hasattr(phase.stepper, "message"):
+            phase.stepper.message = ""
+        self._count(phase)
+        self.wound += 1
+        told = f"{phase.clock} was wound up anew"
+        self.notes = [note for note in self.notes if not note.startswith(told)]
+        times = "once" if self.wound == 1 else f"{self.wound} times"
+        self.notes.append(f"{told} {times}, where no step could be told from the time before it")
 
     def _place(self, phase) -> str:
         """Where a run is, in words."""
@@ -311,6 +327,9 @@ class March:
         if status in (Status.PAUSED, Status.STIFF):
             return None
         if status in (Status.STEP_TOO_SMALL, Status.DIVERGED, Status.SOLVER_FAILED):
+            if phase.clock.exact_time and phase.moment.tau > 0.0:
+                phase.worn = True
+                return None
             fine = isinstance(phase.base, PolarBase) or phase.clock.exact_time and self.log_size < phase.moment.log_size
             if fine and not phase.coarse:
                 phase.coarse = True

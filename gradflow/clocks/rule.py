@@ -32,7 +32,7 @@ class Fixed:
 
 class Automatic:
     """The rule: relative before the first escape from a tiny start, log loss once every sample is fitted, log time for
-    long horizons of other losses, physical time else.
+    long horizons of other losses and after long plateaus, physical time else.
     """
 
     def __init__(self, problem, dynamics, theta0, log10_horizon: float):
@@ -63,7 +63,8 @@ class Automatic:
         if not phase.clock.by_descent and moment.log_loss < self._fitted:
             return LogLoss(), "every sample is fitted: the loss falls like an exponential of the margins"
         if name == "relative" and moment.s > -np.log(ESCAPED):
-            return Time(), "the first plateau is left"
+            long = not self._tail and moment.log_elapsed > np.log(LONG)
+            return LogTime() if long else Time(), "the first plateau is left"
         return None
 
     def retreat(self, note) -> bool:

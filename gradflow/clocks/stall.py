@@ -7,6 +7,7 @@ import numpy as np
 from gradflow.clocks.moment import PolarBase
 from gradflow.clocks.targets import LN10
 from gradflow.losses import Exponential
+from gradflow.rest import leads_down, lower_nearby
 
 WINDOW, SHORT_WINDOW = 50, 10
 RISES = 3
@@ -25,8 +26,8 @@ FOLDED = 0.2
 FOLDS, FOLDS_IN_TIME = 2, 10
 """Looks in succession at a folded path that end a run; more where a time is to be reached."""
 FOLDS_BACK = (
-    "the path turns back on itself and the loss no longer falls: the state is at rest to within the tolerances, what was"
-    " asked for is not reached, and length goes no further; try clock='time' or 'log_time'"
+    "the path turns back on itself and the loss no longer falls: the state is at rest to within the tolerances, what"
+    " was asked for is not reached, and length goes no further; try clock='time' or 'log_time'"
 )
 VANISHES = "the gradient vanishes: the infimum of the loss is positive (data that are not separable), or a saddle"
 
@@ -83,8 +84,7 @@ class Watch:
         if not (still and later) or isinstance(phase.base, PolarBase) or moment.state.size > DENSE_LIMIT:
             return None
         theta = np.ascontiguousarray(phase.base.theta(moment.state))
-        curvatures = np.linalg.eigvalsh(phase.base.problem.hessian(theta))
-        if curvatures[0] < -1e-9 * max(curvatures[-1], 0.0):
+        if leads_down(phase.base.problem, theta):
             return None
         return "the loss no longer moves, and no direction leads down: its infimum is above what was asked for"
 
@@ -93,8 +93,9 @@ def floor_of_loss(phase) -> float | None:
     r"""log L at a minimum nearby, by Newton's estimate :math:`g^T H^{-1} g/2`, or None.
 
     With g = grad log L and H = (Hess L)/L. On an exponential tail the estimate is 1/2 and never small. At a saddle some
-    curvature is negative however small g is; on the first plateau g itself lies in such directions. Not asked once
-    every sample is fitted: then the loss can fall to 0.
+    curvature is negative however small g is, or, from degree 3 on, zero: then a descent from displaced weights finds
+    the way down. On the first plateau g itself lies in such directions. Not asked once every sample is fitted: then the
+    loss can fall to 0.
     """
     base, moment = phase.base, phase.moment
     plain = base.log and (base.symmetric or isinstance(base, PolarBase))
@@ -116,7 +117,7 @@ def floor_of_loss(phase) -> float | None:
     if curvatures[0] < -10.0 * np.sqrt(parts.sum()) / np.exp(moment.log_size) - 1e-9 * top:
         return None
     fall = 0.5 * float(np.sum(parts[curved] / curvatures[curved]))
-    return moment.log_loss - fall if fall < LITTLE else None
+    return moment.log_loss - fall if fall < LITTLE and not lower_nearby(base.problem, theta) else None
 
 
 def stands_still(moment, before) -> bool:
