@@ -25,17 +25,27 @@ def initial(network, x, y, *, scale=1.0, seed=0, scheme="gaussian", noise=0.0, b
     """Blocks of theta by the named scheme; see :meth:`gradflow.Problem.init`."""
     if scheme not in SCHEMES:
         raise ValueError(f"scheme = {scheme!r}: unknown; choose one of {', '.join(SCHEMES)}")
-    not_negative(scale, "scale")
-    rng = np.random.default_rng(checked_seed(seed))
+    rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(checked_seed(seed))
     if scheme in END_TO_END:
-        return _end_to_end(network, x, y, scale, rng, scheme)
+        return _end_to_end(network, x, y, not_negative(scale, "scale"), rng, scheme)
+    biases = [] if isinstance(network, Diagonal) else [n for n, shape in network.shapes.items() if len(shape) == 1]
+    scales = iter(_scales(scale, len(network.shapes) - len(biases)))
     layers = {}
     for name, shape in network.shapes.items():
-        if len(shape) == 1 and not isinstance(network, Diagonal):
+        if name in biases:
             layers[name] = bias * rng.standard_normal(shape) if bias else np.zeros(shape)
         else:
-            layers[name] = _block(shape, scale, rng, scheme, noise)
+            layers[name] = _block(shape, next(scales), rng, scheme, noise)
     return layers
+
+
+def _scales(scale, count):
+    """One scale for each block of weights."""
+    if np.ndim(scale) == 0:
+        return count * [not_negative(scale, "scale")]
+    if np.shape(scale) != (count,):
+        raise ValueError(f"scale has shape {np.shape(scale)}: give one number, or one for each of {count} layers")
+    return [not_negative(one, "scale") for one in scale]
 
 
 def _block(shape, scale, rng, scheme, noise):

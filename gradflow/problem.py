@@ -253,10 +253,10 @@ class Problem:
 
         Parameters
         ----------
-        scale : float
-            As above, at least 0.
-        seed : int
-            Of the generator.
+        scale : float or array_like (layers,)
+            As above, at least 0; not with end-to-end schemes, one for each layer where layers differ.
+        seed : int or numpy.random.Generator
+            Of the generator, or one to draw from.
         scheme : str
             One of the names above.
         noise : float

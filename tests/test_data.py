@@ -34,6 +34,7 @@ EVERY = {
     "gaussian": lambda seed: data.gaussian(20, 3, seed=seed, noise=0.1),
     "teacher_student": lambda seed: data.teacher_student(Affine(), 20, 3, seed, noise=0.1),
     "separable": lambda seed: data.separable(20, 3, 0.5, seed),
+    "clouds": lambda seed: data.clouds(20, 3, 4, seed),
     "nearly_orthogonal": lambda seed: data.nearly_orthogonal(20, 30, seed),
     "whitened_modes": lambda seed: data.whitened_modes((3.0, 1.0), samples=20, seed=seed),
     "matrix_sensing": lambda seed: data.matrix_sensing(20, 4, 2, seed),
@@ -64,6 +65,20 @@ def test_results_are_the_callers_own(name):
     y += 1
     assert_array_equal(EVERY[name](0)[0], want[0])
     assert_array_equal(EVERY[name](0)[1], want[1])
+
+
+def test_clouds_spread_about_their_centres():
+    x, y = data.clouds(40_000, 5, 2, seed=1, spread=0.5)
+    centres = np.random.default_rng(1).standard_normal((2, 5)) / np.sqrt(5)
+    assert_array_equal(y, np.arange(40_000) % 2)
+    for c in (0, 1):
+        assert_allclose(x[y == c].mean(0), centres[c], atol=0.01)
+        assert_allclose(x[y == c].std(0), 0.5 / np.sqrt(5), rtol=0.03)
+    assert_array_equal(data.clouds(9, 2, 3, np.random.default_rng(4))[0], data.clouds(9, 2, 3, 4)[0])
+    with pytest.raises(ValueError, match="classes"):
+        data.clouds(9, 2, 0)
+    with pytest.raises(ValueError, match="spread"):
+        data.clouds(9, 2, 3, spread=-1.0)
 
 
 # Gaussian designs and teachers.

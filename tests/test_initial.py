@@ -31,6 +31,23 @@ def test_xavier_and_he_have_their_bounds_and_variances():
     assert np.var(layers["W1"]) == pytest.approx(2 / 400, rel=0.02)
 
 
+def test_layers_have_scales_of_their_own_from_a_generator_given():
+    rng = np.random.default_rng(7)
+    drawn = rng.standard_normal(2)
+    _, layers = layers_of("gaussian", gf.FullyConnected([3, 4, 2], "tanh", bias=True), scale=[3.0, 0.5], seed=rng)
+    again = np.random.default_rng(7)
+    assert np.array_equal(drawn, again.standard_normal(2))
+    assert np.allclose(layers["W1"], again.standard_normal((4, 3)) * 3.0 / np.sqrt(3), rtol=1e-15)
+    assert np.allclose(layers["W2"], again.standard_normal((2, 4)) * 0.5 / np.sqrt(4), rtol=1e-15)
+    assert not layers["b1"].any()
+    with pytest.raises(ValueError, match="one for each of 3 layers"):
+        layers_of("gaussian", scale=[1.0, 2.0])
+    with pytest.raises(ValueError, match="at least 0"):
+        layers_of("gaussian", scale=[1.0, 2.0, -1.0])
+    with pytest.raises(TypeError, match="must be a number"):
+        layers_of("balanced", scale=[1.0, 2.0, 3.0])
+
+
 def test_orthogonal_layers_have_equal_singular_values():
     _, layers = layers_of("orthogonal", scale=0.7)
     for weight in layers.values():

@@ -212,6 +212,50 @@ def test_gap_relative_and_with_bounds(problem, start):
     assert ax.get_ylabel() == r"distance $|\theta_{t/h} - \theta(t)| \,/\, |\theta(t)|$"
 
 
+def test_order_shows_the_largest_distances_beside_slope_one(problem, start, flow, descents):
+    noisy = [gf.simulate(problem, start, gf.SGD(h, batch_size=5), 20.0, save_at=80) for h in (0.02, 0.01)]
+    comparison = compare(flow, [*descents, *noisy])
+    slope, line, other = drawn(plots.order(comparison))
+    assert_allclose(line.get_xydata(), np.transpose([comparison.steps[:3], comparison.max_distance[:3]]))
+    assert_allclose(other.get_xydata(), np.transpose([comparison.steps[3:], comparison.max_distance[3:]]))
+    (h, low), (last, high) = slope.get_xydata()
+    assert (h, last) == (0.01, 0.1)
+    assert low == comparison.max_distance[4]
+    assert high / low == pytest.approx(last / h)
+    assert line.get_label() == f"GD, observed order {comparison.overall_order['GD']:.2f}"
+    assert (line.axes.get_xscale(), line.axes.get_yscale()) == ("log", "log")
+
+
+def test_order_leaves_out_what_comes_after_a_branch():
+    x, y = [[1.0, 1.0], [0.0, 1.0], [1.0, -1.0]], [0.3, -2.0, -1.0]
+    problem = gf.Problem(gf.FullyConnected([2, 1, 1]), gf.losses.Square("sum", half=True), x, y)
+    flow = gf.simulate(problem, [1.0, 0.0, 0.3], gf.GradientFlow(), t_end=2.0)
+    runs = [gf.simulate(problem, [1.0, 0.0, 0.3], gf.GD(h), t_end=2.0) for h in (0.02, 0.01, 0.005)]
+    comparison = compare(flow, runs)
+    until = comparison.unique_until
+    assert 0.3 < until < 0.35
+    _, line, past = drawn(plots.order(comparison))
+    before = [d[t <= until].max() for t, d in zip(comparison.t, comparison.distance, strict=True)]
+    assert_array_equal(line.get_ydata(), before)
+    assert_array_equal(past.get_ydata(), comparison.max_distance)
+    assert comparison.overall_order["GD"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_layers_over_the_decades_of_the_loss_with_their_bounds():
+    x, y = gf.data.separable(n=10, d=3, margin=0.3, seed=0)
+    problem = gf.Problem(gf.DeepLinear([3, 4, 1]), gf.losses.Exponential(), x, y)
+    run = gf.simulate(problem, problem.init(0.5), gf.GradientFlow(), stop=gf.LossBelow(log10=-40))
+    first, last, least, _ = drawn(plots.spectral_ratio(run, over="loss", bounds=True))
+    assert_allclose(first.get_xdata()[run.log10_loss < 0], -run.log10_loss[run.log10_loss < 0])
+    assert_array_equal(first.get_ydata(), gf.measure.spectral_ratio(problem, run.theta)[:, 0])
+    assert_array_equal(least.get_ydata(), gf.measure.spectral_ratio_bound(problem, run.theta, run.theta[0])[:, 0])
+    assert (least.get_color(), first.axes.get_xscale()) == (first.get_color(), "log")
+    assert (least.get_ydata() <= first.get_ydata() + 1e-9).all()
+    assert first.axes.get_xlabel() == r"$\log_{10}(1/F)$"
+    for draw in (plots.alignment, plots.layer_norms, plots.singular_values):
+        assert draw(run, over="loss").get_xlabel() == r"$\log_{10}(1/F)$"
+
+
 def test_overview_of_one_run_and_of_several(flow, descents):
     figure, axes = plots.overview(flow)
     labels = [ax.get_ylabel() for ax in axes]
@@ -290,6 +334,8 @@ def test_style_ends_with_its_context(flow):
         (lambda flow: plots.weights([flow]), TypeError, "trajectory of type list"),
         (lambda flow: plots.weights(flow, layer="W9"), ValueError, "choose one of W1, W2"),
         (lambda flow: plots.gap(flow), TypeError, "comparison of type Trajectory"),
+        (lambda flow: plots.order(flow), TypeError, "comparison of type Trajectory"),
+        (lambda flow: plots.alignment(flow, over="space"), ValueError, "must be 'time' or 'loss'"),
     ],
 )
 def test_bad_input_opens_no_figure(flow, draw, error, match):

@@ -51,6 +51,13 @@ def test_lines_for_the_same_share_colour_and_legend():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0.1", "0.2"]
 
 
+def test_a_list_holds_one_look_for_each_line():
+    fig, ax = plots.subplots()
+    drawn = plots.lines(ax, np.ones((3, 4)), linewidth=[5, 3, 1], linestyle="--", color=["k", "r", "b"])
+    assert [(line.get_linewidth(), line.get_linestyle()) for line in drawn] == [(5, "--"), (3, "--"), (1, "--")]
+    assert [line.get_color() for line in drawn] == ["k", "r", "b"]
+
+
 def test_the_start_at_time_zero_does_not_stretch_a_logarithmic_panel():
     fig, ax = plots.subplots(xscale="log")
     plots.lines(ax, [-1000.0, 1.0, 2.0], [0.0, 0.1, 1.0])

@@ -9,6 +9,7 @@ from gradflow.data.real import breast_cancer, diabetes, digits, mnist
 from gradflow.data.sparse import SparseMeasurements, sparse_measurements
 from gradflow.data.spheres import random_labels, unit_inputs, unit_rows
 from gradflow.data.synthetic import (
+    clouds,
     gaussian,
     nearly_orthogonal,
     separable,
@@ -20,6 +21,7 @@ from gradflow.data.synthetic import (
 __all__ = [
     "SparseMeasurements",
     "breast_cancer",
+    "clouds",
     "diabetes",
     "digits",
     "gaussian",

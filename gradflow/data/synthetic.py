@@ -244,6 +244,45 @@ def separable(
     return y * (np.outer(height, axis) + sideways)[order], y
 
 
+def clouds(
+    n: int, d: int, classes: int, seed: int | np.random.Generator = 0, *, spread: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Gaussian clouds about Gaussian centres, which many inputs d separate.
+
+    .. math:: x_i = (\mu_{y_i} + \mathrm{spread} \cdot \xi_i) / \sqrt d, \qquad y_i = i \bmod C, \qquad
+        \mu_c, \xi_i \sim N(0, I_d)
+
+    Parameters
+    ----------
+    n, d, classes : int
+        Number of samples, of inputs and of clouds C.
+    seed : int or numpy.random.Generator
+        Seed, or a generator to draw from: the centres first.
+    spread : float
+        Standard deviation of the clouds over that of the centres, not negative.
+
+    Returns
+    -------
+    x : np.ndarray, shape (n, d)
+    y : np.ndarray, shape (n,)
+        Class numbers.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive or the spread is negative.
+
+    Examples
+    --------
+    >>> x, y = clouds(5, 3, classes=2, spread=0.0)
+    >>> x.shape, y.tolist(), bool((x[0] == x[2]).all())
+    ((5, 3), [0, 1, 0, 1, 0], True)
+    """
+    n, d, classes, spread = count("n", n), count("d", d), count("classes", classes), not_negative("spread", spread)
+    rng, y = np.random.default_rng(seed), np.arange(n) % classes
+    return (rng.standard_normal((classes, d))[y] + spread * rng.standard_normal((n, d))) / np.sqrt(d), y
+
+
 def nearly_orthogonal(n: int, d: int, seed: int = 0, *, overlap: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
     r"""Unit inputs whose largest inner product is known, with balanced labels.
 

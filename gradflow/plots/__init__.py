@@ -1,6 +1,6 @@
 """Figures of runs: axes in, axes out, one style for all."""
 
-from gradflow.plots.distances import gap
+from gradflow.plots.distances import gap, order
 from gradflow.plots.families import drawn, lines
 from gradflow.plots.kinks import kinks
 from gradflow.plots.look import style, subplots
@@ -29,6 +29,7 @@ __all__ = [
     "layer_norms",
     "lines",
     "loss",
+    "order",
     "overview",
     "reference",
     "sharpness",

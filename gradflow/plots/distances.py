@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradflow.compare import Comparison
-from gradflow.plots.look import BLACK, BLUE, DASHES, GREY, labels_of, looks_of, number, panel, time_axis, wide
+from gradflow.compare import Comparison, rule_name
+from gradflow.plots.look import (
+    BLACK,
+    BLUE,
+    DASHES,
+    GREY,
+    kind_of,
+    label_short_log_axis,
+    labels_of,
+    looks_of,
+    number,
+    panel,
+    time_axis,
+    wide,
+)
 
 FAR_BELOW = 0.02
 
@@ -38,8 +51,7 @@ def gap(comparison: Comparison, ax=None, *, relative: bool = False, predicted: b
     >>> len(gf.plots.gap(comparison, predicted=False).lines)
     2
     """
-    if not isinstance(comparison, Comparison):
-        raise TypeError(f"comparison of type {type(comparison).__name__}: give what gf.compare(flow, runs) returned")
+    _check(comparison)
     runs = comparison.runs
     distances = comparison.relative_distance if relative else comparison.distance
     scales = [_size(theta) if relative else 1.0 for theta in comparison.reference]
@@ -61,6 +73,60 @@ def gap(comparison: Comparison, ax=None, *, relative: bool = False, predicted: b
         ax.set_ylabel(rf"distance $|\theta_{{t/h}} - \theta(t)|{norm}$")
         time_axis(ax, [comparison.flow])
     return ax
+
+
+def order(comparison: Comparison, ax=None):
+    r"""Largest distance between discrete runs and the flow against the step h, beside a line of slope 1.
+
+    Where the flow goes through kinks and branches, the distances up to the first branch, from where it is not unique
+    (filled marks), and those over all times (open ones).
+
+    Parameters
+    ----------
+    comparison : Comparison
+        From :func:`gradflow.compare`, with several steps.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([1, 1, 1]), gf.losses.Square(), [[1.0]], [[2.0]])
+    >>> flow = gf.simulate(problem, [0.1, 0.2], gf.GradientFlow(), t_end=4.0)
+    >>> runs = [gf.simulate(problem, [0.1, 0.2], gf.GD(h), t_end=4.0) for h in (0.02, 0.01)]
+    >>> ax = gf.plots.order(gf.compare(flow, runs))
+    >>> [line.get_label() for line in ax.lines]
+    ['slope 1', 'GD, observed order 1.00']
+    """
+    _check(comparison)
+    steps, until = comparison.steps, comparison.unique_until
+    before = np.array([d[t <= until].max(initial=0.0) for t, d in zip(comparison.t, comparison.distance, strict=True)])
+    rules = np.array([rule_name(run.dynamics) for run in comparison.runs])
+    ends, finest = np.sort(steps)[[0, -1]], steps.argmin()
+    with panel(ax, log=True) as ax:
+        ax.set_xscale("log", nonpositive="mask")
+        ax.plot(ends, before[finest] / steps[finest] * ends, color=GREY, linestyle=DASHES[2], label="slope 1")
+        for rule in dict.fromkeys(rules):
+            members = np.flatnonzero(rules == rule)
+            colour, name = kind_of(comparison.runs[members[0]].dynamics)
+            look = {"color": colour, "marker": "o", "markersize": 5}
+            slope = comparison.overall_order.get(str(rule), np.nan)
+            label = f"{name}, observed order {slope:.2f}" if np.isfinite(slope) else name
+            ax.plot(steps[members], before[members], label=label, **look)
+            if np.isfinite(until):
+                look |= {"linestyle": "none", "markerfacecolor": "none", "label": f"{name}, past the branch"}
+                ax.plot(steps[members], comparison.max_distance[members], **look)
+        ax.set(xlabel="step $h$", ylabel=r"largest distance $|\theta_{t/h} - \theta(t)|$")
+        label_short_log_axis(ax.xaxis)
+    return ax
+
+
+def _check(comparison) -> None:
+    if not isinstance(comparison, Comparison):
+        raise TypeError(f"comparison of type {type(comparison).__name__}: give what gf.compare(flow, runs) returned")
 
 
 def _draw_bounds(ax, comparison, relative) -> None:

@@ -30,7 +30,8 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
     dynamics : flow or discrete rule, optional
         Whose shades are taken, smaller numbers darker; else the library's palette.
     **look : dict
-        For ``ax.plot``; a colour is that of all lines.
+        For ``ax.plot``: a list holds one value for each line, anything else is for all, a colour too. Widths from
+        thick to thin show lines that lie on each other.
 
     Returns
     -------
@@ -55,12 +56,13 @@ def lines(ax, rows, x=None, of: Iterable | None = None, *, label=None, dynamics=
     of = (known[0] if len(known) == 2 else np.arange(1, count + 1)) if of is None else list(of)
     names = [None] * count if label is None else [label.format(v) for v in of] if isinstance(label, str) else label
     colour = dict(coloured(dict.fromkeys(of), dynamics))
+    looks = [{key: v[i] if isinstance(v, list) else v for key, v in look.items()} for i in range(count)]
     drawn = []
     places = np.broadcast_to(x, heights.shape)
     if ax.get_xscale() == "log":
         heights = np.where(places > 0, heights, np.nan)
-    for place, height, name, kind in zip(places, heights, names, of, strict=True):
-        drawn += ax.plot(place, height, label=name, **({"color": colour[kind]} | look))
+    for place, height, name, kind, own in zip(places, heights, names, of, looks, strict=True):
+        drawn += ax.plot(place, height, label=name, **({"color": colour[kind]} | own))
     return drawn
 
 

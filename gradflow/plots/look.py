@@ -268,22 +268,31 @@ def shade(colour: str, lightness: float | None) -> str:
     return colors.to_hex(tuple((dark + lightness * (light - dark)).tolist()))
 
 
-def draw_items(ax, runs, values, names, labels) -> None:
-    """Columns of values over time: told apart by colour in one run, by dashes where the colour tells the runs apart."""
-    single = len(runs) == 1
-    several = len(names) > 1
-    shown = zip(shown_times(runs), labels_of(runs, labels), looks_of(runs), values, strict=True)
-    for times, label, look, columns in shown:
-        for item in range(columns.shape[1]):
+def draw_items(ax, runs, values, names, labels, over: str = "time") -> list[list]:
+    """Lines of each run, one for each column of its values, over time or the decades of the loss.
+
+    Columns are told apart by colour in one run, by dashes where the colour tells the runs apart.
+    """
+    single, several, lines = len(runs) == 1, len(names) > 1, []
+    places = shown_times(runs) if over == "time" else [np.where(r.log10_loss < 0, -r.log10_loss, np.nan) for r in runs]
+    shown = zip(places, labels_of(runs, labels), looks_of(runs), values, strict=True)
+    for place, label, look, columns in shown:
+        lines.append([])
+        for item, column in enumerate(columns.T):
             if single and several:
-                ax.plot(times, columns[:, item], color=MODES[item % len(MODES)], label=names[item])
+                look = {"color": MODES[item % len(MODES)], "label": names[item]}
             else:
-                style_of = {"label": label if item == 0 else None, "linestyle": DASHES[item % len(DASHES)]}
-                ax.plot(times, columns[:, item], **look, **style_of)
+                look |= {"label": label if item == 0 else None, "linestyle": DASHES[item % len(DASHES)]}
+            lines[-1] += ax.plot(place, column, **look)
     if several and not single:
         for item, name in enumerate(names[: len(DASHES)]):
             ax.plot([], [], color=GREY, linestyle=DASHES[item], label=name)
-    time_axis(ax, runs)
+    if over == "time":
+        time_axis(ax, runs)
+    else:
+        ax.set_xscale("log", nonpositive="mask")
+        ax.set_xlabel(r"$\log_{10}(1/F)$")
+    return lines
 
 
 def legend_entries(ax) -> dict[str, Any]:

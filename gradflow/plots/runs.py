@@ -70,7 +70,7 @@ def loss(trajectories, ax=None, *, labels: Sequence[str] | None = None):
     return ax
 
 
-def singular_values(trajectories, ax=None, *, layer: str = "map", log: bool = False, labels=None):
+def singular_values(trajectories, ax=None, *, layer: str = "map", log: bool = False, over: str = "time", labels=None):
     r"""Singular values of the end-to-end map :math:`W_L \cdots W_1` of a linear network, or of one layer, over time.
 
     Parameters
@@ -83,6 +83,8 @@ def singular_values(trajectories, ax=None, *, layer: str = "map", log: bool = Fa
         "map", or the name of a layer such as "W1".
     log : bool
         Whether the axis is logarithmic, to see the modes grow out of a small start.
+    over : {"time", "loss"}
+        What the values are drawn over: time, or the decades :math:`\log_{10}(1/F)` of the loss below 1.
     labels : sequence of str, optional
         One per trajectory.
 
@@ -98,22 +100,27 @@ def singular_values(trajectories, ax=None, *, layer: str = "map", log: bool = Fa
     >>> len(gf.plots.singular_values(run).lines)
     2
     """
+    def modes(problem, theta):
+        return measure.singular_values(problem, theta, layer)
+
+    def names(problem, count):
+        return [rf"$\sigma_{{{i + 1}}}$" for i in range(count)]
+
     runs = listed(trajectories, labels)
-    values = [measure.singular_values(run.problem, run.theta, layer) for run in runs]
-    with panel(ax, log) as ax:
-        draw_items(ax, runs, values, [rf"$\sigma_{{{i + 1}}}$" for i in range(values[0].shape[1])], labels)
-        linear_map = "$w$" if runs[0].problem.is_diagonal else r"$W_L \cdots W_1$"
-        ax.set_ylabel(f"singular values of {linear_map if layer == 'map' else matrix_symbol(layer)}")
-    return ax
+    linear_map = "$w$" if runs[0].problem.is_diagonal else r"$W_L \cdots W_1$"
+    ylabel = f"singular values of {linear_map if layer == 'map' else matrix_symbol(layer)}"
+    return _measured(modes, names, runs, ax, labels, over, log=log, ylabel=ylabel)
 
 
-def alignment(trajectories, ax=None, *, labels=None):
+def alignment(trajectories, ax=None, *, over: str = "time", labels=None):
     r"""Alignment :math:`|\langle u_l, v_{l+1}\rangle|` of the top singular vectors of adjacent layers over time.
 
     Parameters
     ----------
     trajectories : Trajectory or sequence of Trajectory
     ax : Axes, optional
+    over : {"time", "loss"}
+        As in :func:`singular_values`.
     labels : sequence of str, optional
         As in :func:`loss`.
 
@@ -129,22 +136,24 @@ def alignment(trajectories, ax=None, *, labels=None):
     >>> gf.plots.alignment(run).get_ylabel()
     'alignment of adjacent layers'
     """
-    runs = listed(trajectories, labels)
-    values = [measure.alignment(run.problem, run.theta) for run in runs]
-    pairs = range(1, values[0].shape[1] + 1)
-    with panel(ax, log=False) as ax:
-        draw_items(ax, runs, values, [rf"$|\langle u_{{{l}}}, v_{{{l + 1}}}\rangle|$" for l in pairs], labels)
-        ax.set(ylabel="alignment of adjacent layers", ylim=(0.0, 1.03))
-    return ax
+    def names(problem, count):
+        return [rf"$|\langle u_{{{l}}}, v_{{{l + 1}}}\rangle|$" for l in range(1, count + 1)]
+
+    settings = {"ylabel": "alignment of adjacent layers", "ylim": (0.0, 1.03)}
+    return _measured(measure.alignment, names, trajectories, ax, labels, over, **settings)
 
 
-def spectral_ratio(trajectories, ax=None, *, labels=None):
+def spectral_ratio(trajectories, ax=None, *, over: str = "time", bounds: bool = False, labels=None):
     r"""Ratio :math:`\|W_l\|_2 / \|W_l\|_F` of every layer over time, 1 for rank one.
 
     Parameters
     ----------
     trajectories : Trajectory or sequence of Trajectory
     ax : Axes, optional
+    over : {"time", "loss"}
+        As in :func:`singular_values`.
+    bounds : bool
+        Whether :func:`gradflow.measure.spectral_ratio_bound` from the start of the run is drawn, dashed.
     labels : sequence of str, optional
         As in :func:`loss`.
 
@@ -160,22 +169,20 @@ def spectral_ratio(trajectories, ax=None, *, labels=None):
     >>> len(gf.plots.spectral_ratio(run).lines)
     2
     """
-    runs = listed(trajectories, labels)
-    values = [measure.spectral_ratio(run.problem, run.theta) for run in runs]
-    with panel(ax, log=False) as ax:
-        draw_items(ax, runs, values, matrix_symbols(runs[0].problem), labels)
-        ax.set_ylabel(r"spectral ratio $\|W_l\|_2 / \|W_l\|_F$")
-        ax.set_ylim(top=1.02)
-    return ax
+    settings = {"ylabel": r"spectral ratio $\|W_l\|_2 / \|W_l\|_F$", "ylim": (None, 1.02)}
+    bound = measure.spectral_ratio_bound if bounds else None
+    return _measured(measure.spectral_ratio, _symbols, trajectories, ax, labels, over, bound=bound, **settings)
 
 
-def layer_norms(trajectories, ax=None, *, labels=None):
+def layer_norms(trajectories, ax=None, *, over: str = "time", labels=None):
     r"""Norm :math:`\|W_l\|_F` of every layer over time.
 
     Parameters
     ----------
     trajectories : Trajectory or sequence of Trajectory
     ax : Axes, optional
+    over : {"time", "loss"}
+        As in :func:`singular_values`.
     labels : sequence of str, optional
         As in :func:`loss`.
 
@@ -191,12 +198,8 @@ def layer_norms(trajectories, ax=None, *, labels=None):
     >>> len(gf.plots.layer_norms(run).lines)
     2
     """
-    runs = listed(trajectories, labels)
-    values = [measure.layer_norms(run.problem, run.theta) for run in runs]
-    with panel(ax, log=False) as ax:
-        draw_items(ax, runs, values, matrix_symbols(runs[0].problem), labels)
-        ax.set_ylabel(r"layer norms $\|W_l\|_F$")
-    return ax
+    ylabel = r"layer norms $\|W_l\|_F$"
+    return _measured(measure.layer_norms, _symbols, trajectories, ax, labels, over, ylabel=ylabel)
 
 
 def drift(trajectories, ax=None, *, labels=None):
@@ -330,6 +333,25 @@ def weights(trajectory, ax=None, *, layer: str | None = None):
         ax.set_ylabel(r"parameters $\theta_i$" + ("" if all_shown else f" ({shown.size} of {columns.shape[1]})"))
         time_axis(ax, [trajectory])
     return ax
+
+
+def _measured(values, names, trajectories, ax, labels, over: str, *, log: bool = False, bound=None, **settings):
+    """Axes with a measure of each run and its bound, dashed; its names are a function of problem and their number."""
+    runs = listed(trajectories, labels)
+    if over not in ("time", "loss"):
+        raise ValueError(f"over = {over!r}: must be 'time' or 'loss'")
+    found = [values(run.problem, run.theta) for run in runs]
+    with panel(ax, log) as ax:
+        lines = draw_items(ax, runs, found, names(runs[0].problem, found[0].shape[1]), labels, over)
+        for run, own in zip(runs, lines, strict=True) if bound else ():
+            for line, least in zip(own, bound(run.problem, run.theta, run.theta[0]).T, strict=True):
+                ax.plot(line.get_xdata(), least, color=line.get_color(), linestyle=DASHES[1], linewidth=1.0)
+        ax.set(**settings)
+    return ax
+
+
+def _symbols(problem, count) -> list[str]:
+    return matrix_symbols(problem)
 
 
 def _sharpness(run) -> tuple[np.ndarray, np.ndarray]:
