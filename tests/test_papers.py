@@ -77,8 +77,27 @@ def test_unknown_names_list_the_known_ones(call, message):
 def test_unknown_settings_list_the_known_ones():
     with pytest.raises(ValueError, match="unknown setting 'eta'; known are etas, alpha, t_end"):
         gf.reproduce(SLUG, **QUICK, out=None, eta=3)
-    with pytest.raises(ValueError, match="name one, figure="):
-        gf.reproduce(SLUG, size="small", out=None, etas=(1,))
+    with pytest.raises(ValueError, match="no figure has a setting 'etos'; known are alphas, etas, .*steps"):
+        gf.reproduce(SLUG, size="small", out=None, etos=(1,))
+
+
+def test_a_setting_without_a_figure_is_for_all_that_have_it(tmp_path, capsys):
+    found = gf.reproduce(SLUG, size="small", out=None, t_end=1.0, steps=(0.1, 0.05))
+    assert {name: result.provenance["settings"]["t_end"] for name, result in found.items()} == {
+        "loss-vs-time": 1.0,
+        "invariant-drift": 1.0,
+    }
+    assert found["invariant-drift"].provenance["settings"]["steps"] == [0.1, 0.05]
+    call = ["reproduce", SLUG, "--size", "small", "--out", str(tmp_path)]
+    assert main([*call, "--set", "t_end=2.0", "--set", "eta=2.0"]) == 0
+    assert {path.stem.rpartition("-")[0] for path in (tmp_path / SLUG).iterdir()} == {
+        "loss-vs-time-small",
+        "invariant-drift-small",
+    }
+    assert main([*call, "--set", "etos=(1,)"]) == 2
+    assert "known are alphas" in capsys.readouterr().err
+    assert main(["reproduce", "--set", "t_end=2.0"]) == 2
+    assert "give its slug" in capsys.readouterr().err
 
 
 def test_a_second_call_loads_what_the_first_one_stored(tmp_path):

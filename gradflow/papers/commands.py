@@ -16,7 +16,7 @@ def add_commands(commands) -> None:
     make.add_argument("slug", nargs="?", help="the paper (gradflow papers lists them); all if left out")
     make.add_argument("--figure", help="one figure (default: all of the paper)")
     make.add_argument("--size", choices=("small", "full"), default="full", help="of the runs (default: full)")
-    make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the figure")
+    make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the figures that have it")
     make.add_argument("--out", default="figures", help="folder for the results (default: figures)")
     make.add_argument("--fresh", action="store_true", help="compute again what is stored")
     make.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
@@ -41,8 +41,8 @@ def _reproduce(options) -> int:
 
     matplotlib.use("Agg")
     overrides = dict(_setting(text) for text in options.set)
-    if overrides and not (options.slug and options.figure):
-        raise ValueError("--set needs the figure that it is for: give the paper's slug and --figure NAME")
+    if overrides and not options.slug:
+        raise ValueError("--set needs the paper that it is for: give its slug")
     Path(options.out).mkdir(parents=True, exist_ok=True)
     slugs = [options.slug] if options.slug else []
     todo = tasks(slugs, options.figure, size=options.size, overrides=overrides, out=options.out, fresh=options.fresh)

@@ -42,15 +42,19 @@ class Outcome:
         return self.error is None and all(claim.passed for claim in self.claims)
 
 
-def tasks(slugs: Iterable[str], figure: str | None = None, **options) -> list[Task]:
-    """Tasks for all figures of some papers (of all, if none is named), or for one figure."""
+def tasks(slugs: Iterable[str], figure: str | None = None, overrides: dict | None = None, **options) -> list[Task]:
+    """Tasks for all figures of some papers (of all, if none is named) that have the settings given, or for one."""
     papers = [find(slug) for slug in slugs] or list(known().values())
     if figure is not None and len(papers) != 1:
         owners = [paper.slug for paper in known().values() if figure in paper.figures]
         said = f"papers with a figure of that name: {', '.join(owners)}" if owners else "no paper has such a figure"
         raise ValueError(f"figure {figure!r} is given without its paper: name the paper's slug too; {said}")
-    names = [(paper.slug, name) for paper in papers for name in ([figure] if figure else paper.figures)]
-    todo = [Task(slug, find(slug).find(name).name, **options) for slug, name in names]
+    given = overrides or {}
+    todo = [
+        Task(paper.slug, paper.find(name).name, overrides=own, **options)
+        for paper in papers
+        for name, own in ({figure: given} if figure else paper.taking(given)).items()
+    ]
     for task in todo:
         find(task.slug).find(task.figure).settings(task.size, task.overrides)
     return todo

@@ -204,5 +204,29 @@ class Paper:
             raise ValueError(f"{self.slug} has no figure {name!r}; its figures are {', '.join(self.figures)}")
         return self.figures[name]
 
+    def taking(self, settings: dict) -> dict[str, dict]:
+        """Figures that have one of some settings, by name, each with those that it has; all if none is given.
+
+        Raises
+        ------
+        ValueError
+            If no figure has one of them, with the known ones.
+
+        Examples
+        --------
+        >>> import gradflow as gf
+        >>> gf.papers.find("weight-norm-diagonal").taking({"alpha": 0.2, "eta": 1.0})
+        {'loss-vs-time': {'alpha': 0.2}, 'invariant-drift': {'alpha': 0.2, 'eta': 1.0}}
+        """
+        known = dict.fromkeys(name for figure in self.figures.values() for name in figure.defaults)
+        for name in settings:
+            if name not in known:
+                raise ValueError(f"{self.slug}: no figure has a setting {name!r}; known are {', '.join(known)}")
+        taken = {
+            figure.name: {name: value for name, value in settings.items() if name in figure.defaults}
+            for figure in self.figures.values()
+        }
+        return {name: own for name, own in taken.items() if own or not settings}
+
     def __repr__(self):
         return f"<Paper {self.slug}: {self.citation}; figures {', '.join(self.figures)}>"

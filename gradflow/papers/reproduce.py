@@ -32,7 +32,7 @@ def reproduce(
     slug : str
         Of the paper; ``gf.papers.known()`` lists them.
     figure : str, optional
-        Name of one figure; all if left out.
+        Name of one figure; if left out, all of them, or with settings all that have one of these.
     size : {"full", "small"}
         Small runs drop runs and points, not the numbers that a claim rests on.
     out : path or None
@@ -40,7 +40,7 @@ def reproduce(
     fresh : bool
         Whether to compute what is stored already.
     **overrides
-        Settings of the figure, for example ``etas=(1, 30)``.
+        Settings of the figures, for example ``etas=(1, 30)``.
 
     Returns
     -------
@@ -63,12 +63,10 @@ def reproduce(
     paper = find(slug)
     if figure is not None:
         return regenerate(paper.find(figure), size, overrides, out, fresh)
-    if overrides and len(paper.figures) > 1:
-        raise ValueError(
-            f"settings {', '.join(overrides)} are given for all figures of {slug}: name one, figure="
-            f"{' or '.join(repr(name) for name in paper.figures)}"
-        )
-    return {name: regenerate(found, size, overrides, out, fresh) for name, found in paper.figures.items()}
+    chosen = paper.taking(overrides)
+    for name, own in chosen.items():
+        paper.find(name).settings(size, own)
+    return {name: regenerate(paper.find(name), size, own, out, fresh) for name, own in chosen.items()}
 
 
 def regenerate(figure: Figure, size: str, overrides: dict, out, fresh: bool) -> Result:
