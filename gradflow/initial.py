@@ -11,6 +11,7 @@ SCHEMES = (
     "gaussian",
     "xavier",
     "he",
+    "unit",
     "orthogonal",
     "identity",
     "balanced",
@@ -57,6 +58,8 @@ def _block(shape, scale, rng, scheme, noise):
         return rng.standard_normal(shape) * (scale / np.sqrt(fan_in))
     if scheme == "he":
         return rng.standard_normal(shape) * (scale * np.sqrt(2.0 / fan_in))
+    if scheme == "unit":
+        return scale * _unit(rng, shape)
     if scheme == "xavier":
         receptive = int(np.prod(shape[2:])) if len(shape) > 2 else 1
         bound = np.sqrt(6.0 / (fan_in + rows * receptive))

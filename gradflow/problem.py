@@ -243,6 +243,7 @@ class Problem:
 
         - "gaussian": entries N(0, scale^2 / fan_in); "he": N(0, 2 scale^2 / fan_in);
           "xavier": uniform on +-scale sqrt(6 / (fan_in + fan_out));
+        - "unit": Gaussian entries, divided so that every layer has the Frobenius norm scale;
         - "orthogonal": scale times a Haar matrix with orthonormal rows or columns;
         - "identity": scale times the identity, plus `noise` times N(0, 1); "constant": every entry is scale;
         - "balanced": rank-one layers :math:`W_l = s^{1/L} u_l u_{l-1}^T`, product of norm s = scale;

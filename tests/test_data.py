@@ -194,6 +194,25 @@ def test_nearly_orthogonal_has_unit_inputs_and_the_overlap(n, d, overlap):
     assert abs(y.sum()) <= 1
 
 
+@pytest.mark.parametrize(("n", "positive"), [(1, 1), (6, 3), (7, 4)])
+def test_orthogonally_separable_samples_have_no_negative_products(n, positive):
+    x, y = data.orthogonally_separable(n, 5, seed=2)
+    assert y[:, 0].tolist() == positive * [1.0] + (n - positive) * [-1.0]
+    assert ((y * x) @ (y * x).T >= 0).all()
+    assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-14)
+    assert_array_equal(np.abs(x), np.abs(data.unit_inputs(n, 5, seed=2)))
+    assert x.std(0).min() > 0.01 or n == 1
+
+
+def test_orthonormal_classes_are_balanced():
+    x, y = data.orthonormal_classes(3, 4)
+    assert_array_equal(x @ x.T, np.eye(12))
+    assert_array_equal(y.T @ y, 4 * np.eye(3))
+    assert_array_equal(y.argmax(1), np.repeat([0, 1, 2], 4))
+    with pytest.raises(ValueError, match="per_class = 0"):
+        data.orthonormal_classes(3, 0)
+
+
 def test_unit_rows_keep_directions_and_refuse_a_zero():
     x = np.random.default_rng(0).standard_normal((5, 3))
     assert_allclose(data.unit_rows(x) * np.linalg.norm(x, axis=1)[:, None], x, rtol=1e-14)

@@ -48,6 +48,13 @@ def test_layers_have_scales_of_their_own_from_a_generator_given():
         layers_of("balanced", scale=[1.0, 2.0, 3.0])
 
 
+def test_unit_layers_are_gaussian_ones_divided_by_their_norms():
+    _, layers = layers_of("unit", scale=[2.0, 1.0, 0.5], seed=4)
+    _, drawn = layers_of("gaussian", seed=4)
+    for scale, name in zip([2.0, 1.0, 0.5], layers, strict=True):
+        assert np.allclose(layers[name], scale * drawn[name] / np.linalg.norm(drawn[name]), rtol=1e-14)
+
+
 def test_orthogonal_layers_have_equal_singular_values():
     _, layers = layers_of("orthogonal", scale=0.7)
     for weight in layers.values():

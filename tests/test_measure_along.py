@@ -44,3 +44,16 @@ def test_points_without_a_state_of_the_other_flow_are_nan():
     assert (run.theta < 0).any()
     drift = gf.measure.drift(run, gf.PolarFlow())["kernel"]
     assert np.array_equal(np.isnan(drift), (run.theta <= 0).any(1))
+
+
+def test_lengths_of_steps_are_averaged_block_by_block():
+    problem = gf.Problem(gf.DeepLinear([1, 1]), gf.losses.Square(half=True), [[1.0]], [[0.0]])
+    run = gf.simulate(problem, [1.0], gf.GD(0.5), t_end=3.5, save_at=8)
+    lengths = 0.5 ** np.arange(1, 8)
+    assert gf.measure.step_lengths(run, relative=False, mean_over=3) == pytest.approx(
+        [lengths[:3].mean(), lengths[3:6].mean()], rel=1e-14
+    )
+    assert gf.measure.step_lengths(run, mean_over=7) == pytest.approx([0.5], rel=1e-14)
+    for wrong in (0, 8):
+        with pytest.raises(ValueError, match="from 1 to the number of lengths, 7"):
+            gf.measure.step_lengths(run, mean_over=wrong)

@@ -75,6 +75,20 @@ def test_normalised_margin_of_each_kind():
     np.testing.assert_allclose(by_theta, smallest / (theta @ theta), rtol=1e-12)
 
 
+@pytest.mark.parametrize("by", ["layers", "theta"])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_margins_without_the_scale_are_those_of_the_scaled_network(by, outputs):
+    x, y = np.random.default_rng(1).standard_normal((7, 4)), np.arange(7) % 2
+    problem = Problem(FullyConnected([4, 5, outputs]), Square(), x, np.eye(3)[y] if outputs == 3 else 2.0 * y - 1)
+    theta = problem.init(seed=3)
+    sizes = measure.layer_norms(problem, theta)
+    one = theta / np.linalg.norm(theta) if by == "theta" else np.repeat(1 / sizes, [20, 5 * outputs]) * theta
+    expected = measure.margins(problem, one)
+    np.testing.assert_allclose(measure.margins(problem, theta, by), expected, rtol=1e-12)
+    both = measure.margins(problem, np.stack([theta, 2 * theta]), by)
+    np.testing.assert_allclose(both, [expected, expected], rtol=1e-12)
+
+
 @pytest.mark.parametrize("function", [measure.margin, measure.margins, measure.accuracy, measure.normalised_margin])
 def test_batch_is_one_by_one(function):
     for problem in (binary(FullyConnected([3, 4, 1], "relu"))[0], three_classes(CrossEntropy())[0]):

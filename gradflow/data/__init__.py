@@ -7,7 +7,7 @@ The same seed gives the same bits. Drawn inputs, noise and teachers come from st
 from gradflow.data.matrices import low_rank_matrix, matrix_completion, matrix_sensing, observed_entries
 from gradflow.data.real import breast_cancer, diabetes, digits, mnist
 from gradflow.data.sparse import SparseMeasurements, sparse_measurements
-from gradflow.data.spheres import random_labels, unit_inputs, unit_rows
+from gradflow.data.spheres import orthogonally_separable, orthonormal_classes, random_labels, unit_inputs, unit_rows
 from gradflow.data.synthetic import (
     clouds,
     gaussian,
@@ -31,6 +31,8 @@ __all__ = [
     "mnist",
     "nearly_orthogonal",
     "observed_entries",
+    "orthogonally_separable",
+    "orthonormal_classes",
     "random_labels",
     "separable",
     "sparse_measurements",

@@ -13,6 +13,7 @@ from gradflow.measure.curvature import (
     smallest_eigenvalue_bound,
 )
 from gradflow.measure.dissipation import dissipation
+from gradflow.measure.forgetting import forgetting
 from gradflow.measure.layers import effective_map, layer_norms, rho, unseen
 from gradflow.measure.margin import accuracy, margin, margins, normalised_margin
 from gradflow.measure.objective import gradient_error, gradient_norm, loss
@@ -42,6 +43,7 @@ __all__ = [
     "drift",
     "effective_map",
     "features",
+    "forgetting",
     "gauss_newton_sharpness",
     "gradient_error",
     "gradient_noise",

@@ -41,7 +41,7 @@ def simpson(t: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(integrate.simpson(values, x=t, axis=0))
 
 
-def step_lengths(trajectory, *, relative: bool = True) -> np.ndarray:
+def step_lengths(trajectory, *, relative: bool = True, mean_over: int = 1) -> np.ndarray:
     r"""Lengths of the ways from one saved point to the next, :math:`|\theta_{k+1} - \theta_k|\,/\,|\theta_k|`.
 
     Those of the steps of a discrete rule, where all of them are saved.
@@ -51,10 +51,17 @@ def step_lengths(trajectory, *, relative: bool = True) -> np.ndarray:
     trajectory : Trajectory
     relative : bool
         Whether they are divided by the norm of the earlier point.
+    mean_over : int
+        Number of successive lengths of which the mean is taken, each one once; what is left at the end is dropped.
 
     Returns
     -------
-    ndarray (T - 1,)
+    ndarray ((T - 1) // mean_over,)
+
+    Raises
+    ------
+    ValueError
+        If there are fewer lengths than `mean_over`.
 
     Examples
     --------
@@ -63,10 +70,15 @@ def step_lengths(trajectory, *, relative: bool = True) -> np.ndarray:
     >>> run = gf.simulate(problem, [1.0], gf.GD(0.5), t_end=1.0, save_at=3)
     >>> gf.measure.step_lengths(run).round(6).tolist()
     [0.5, 0.166667]
+    >>> gf.measure.step_lengths(run, mean_over=2).round(6).tolist()
+    [0.333333]
     """
     theta = trajectory.theta
     lengths = np.linalg.norm(np.diff(theta, axis=0), axis=1)
-    return lengths / np.linalg.norm(theta[:-1], axis=1) if relative else lengths
+    lengths = lengths / np.linalg.norm(theta[:-1], axis=1) if relative else lengths
+    if not 1 <= mean_over <= lengths.size:
+        raise ValueError(f"mean_over = {mean_over}: must be from 1 to the number of lengths, {lengths.size}")
+    return lengths[: lengths.size // mean_over * mean_over].reshape(-1, mean_over).mean(1)
 
 
 def drift(trajectory, flow) -> dict[str, np.ndarray]:

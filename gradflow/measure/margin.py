@@ -10,7 +10,7 @@ from gradflow.measure.layers import rho
 DIVISORS = ("layers", "theta")
 
 
-def margins(problem, theta) -> np.ndarray:
+def margins(problem, theta, by=None) -> np.ndarray:
     r"""Margin of every sample: :math:`y_i f(x_i)`, or :math:`f_{y_i}(x_i) - \max_{c \ne y_i} f_c(x_i)`.
 
     The first for one output and labels -1/+1, the second for one output per class. Positive where the sample is
@@ -21,6 +21,8 @@ def margins(problem, theta) -> np.ndarray:
     problem : Problem
         Its targets are labels, whatever the loss.
     theta : array_like (P,) or (runs, P)
+    by : {None, "layers", "theta"}
+        What the margins are divided by, as in :func:`gradflow.measure.normalised_margin`; None: nothing.
 
     Returns
     -------
@@ -29,7 +31,7 @@ def margins(problem, theta) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the targets are not labels.
+        If the targets are not labels; for another `by`, or "theta" and a network that is not homogeneous.
 
     Examples
     --------
@@ -39,13 +41,31 @@ def margins(problem, theta) -> np.ndarray:
     [3.0, -6.0]
     """
     true = classes(problem)
-    outputs = problem.outputs(theta)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        outputs = problem.outputs(theta) / _size(problem, theta, by)[..., None, None]
     if outputs.shape[-1] == 1:
         return outputs[..., 0] * problem.y[:, 0]
     rows = np.arange(len(true))
     others = outputs.copy()
     others[..., rows, true] = -np.inf
     return outputs[..., rows, true] - others.max(-1)
+
+
+def _size(problem, theta, by) -> np.ndarray:
+    """What margins are divided by, () or (runs,)."""
+    if by is None:
+        return np.ones(())
+    if by not in DIVISORS:
+        raise ValueError(f"by = {by!r}: choose one of {', '.join(DIVISORS)}")
+    if by == "layers":
+        return np.asarray(rho(problem, theta))
+    degree = problem.network.degree
+    if degree is None:
+        raise ValueError(
+            f"by = 'theta' needs a homogeneous network, not {problem.network}: use activations such as relu without"
+            " biases, or by = 'layers'"
+        )
+    return np.linalg.norm(problem.checked(theta), axis=-1) ** degree
 
 
 def margin(problem, theta) -> float | np.ndarray:
@@ -107,19 +127,10 @@ def normalised_margin(problem, theta, by="layers") -> float | np.ndarray:
     >>> gf.measure.normalised_margin(problem, np.array([3.0, 4.0]), by="theta")
     0.24
     """
-    if by not in DIVISORS:
-        raise ValueError(f"by = {by!r}: choose one of {', '.join(DIVISORS)}")
-    if by == "layers":
-        return margin(problem, theta) / rho(problem, theta)
-    degree = problem.network.degree
-    if degree is None:
-        raise ValueError(
-            f"by = 'theta' needs a homogeneous network, not {problem.network}: use activations such as relu without"
-            " biases, or by = 'layers'"
-        )
-    length = np.linalg.norm(problem.checked(theta), axis=-1)
-    result = margin(problem, theta) / length**degree
-    return result if np.ndim(result) else float(result)
+    if by is None:
+        raise ValueError(f"by = None: choose one of {', '.join(DIVISORS)}")
+    smallest = margins(problem, theta, by).min(-1)
+    return smallest if np.ndim(smallest) else float(smallest)
 
 
 def accuracy(problem, theta) -> float | np.ndarray:
