@@ -7,7 +7,7 @@ from numba import njit
 
 from gradflow.kernels.elementwise import activate
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
-from gradflow.kernels.sums import add_rows
+from gradflow.kinks.dense import state_at
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
 from gradflow.kinks.frozen import row_of, sliding_velocity
 from gradflow.kinks.passes import ABS, BIAS, CODE, HEAD, INPUTS, LEAKY, LINEAR, OUTPUTS, RELU, SLOPES, UNIT, WEIGHT, X
@@ -29,14 +29,7 @@ def sort(numbers, count):
 def theta_along(desk_at, x, theta):
     """Theta at the fraction x of the step."""
     desk = at(desk_at)
-    powers, total = np.empty(desk.degree), 1.0
-    for p in range(desk.degree):
-        total *= x
-        powers[p] = total
-    weights = address_of(powers)
-    add_rows(desk.size, desk.degree, weights, desk.places, desk.coefficients, desk.size, desk.theta, theta, 1.0)
-    keep(powers)
-    return 0
+    return state_at(desk.size, desk.degree, desk.coefficients, desk.places, desk.x_powers, desk.theta, x, theta)
 
 
 @procedure(FLOAT(Desk, INT, INT, INT))

@@ -26,7 +26,25 @@ def _stops(desk):
     """Whether a limit is reached."""
     full = desk.instant_count >= desk.most_instants or desk.row_count + desk.units > desk.most_rows
     spent = desk.accepted >= desk.most_accepted or desk.gradients + desk.rows - 1 > desk.most_gradients
-    return full or spent or desk.value < desk.loss_below or desk.t >= desk.pause
+    return full or spent or desk.value < desk.loss_below
+
+
+@procedure(INT(Desk))
+def looks(desk_at):
+    """Whether it is time to look at the frozen field: every few accepted steps, near rest or far from any event."""
+    desk = at(desk_at)
+    if desk.accepted < desk.look:
+        return False
+    desk.look += desk.look_every
+    left, quiet = desk.t_end - desk.t, desk.accepted - desk.since >= desk.patience
+    if quiet and left / desk.h * (desk.rows - 1) > desk.least:
+        return True
+    theta, atol, total = view(desk.theta, desk.size), view(desk.atol, desk.size), 0.0
+    velocity = view(desk.all_stages + 8 * desk.own * desk.rows * desk.size, desk.size)
+    for p in range(desk.size):
+        share = velocity[p] / max(atol[p] + desk.rtol * abs(theta[p]), 1e-300)
+        total += share * share
+    return math.sqrt(total / desk.size) * min(desk.h, left) <= desk.reach
 
 
 @njit(**OPTIONS)
@@ -40,23 +58,43 @@ def _reject(desk, finite):
     return True
 
 
-@njit(**OPTIONS)
-def _keep_before(desk, length):
-    """Remember where a step or piece began; the blocks of stages change places."""
+@procedure(FLOAT(FLOAT, FLOAT))
+def quotient(a, b):
+    """a / b as Python has it; in a loop it would become a product with 1 / b."""
+    return a / b
+
+
+@procedure(INT(Desk, FLOAT, INT))
+def move(desk_at, t, end):
+    """Go to the time t inside the step, where theta is that at `end`; theta itself is left where the step began.
+
+    States at save times on the way are written, and the blocks of stages change places.
+    """
+    desk = at(desk_at)
+    times = view(desk.save_times, desk.save_count)
+    while desk.save_next < desk.save_count and times[desk.save_next] <= t:
+        target = desk.saved + 8 * desk.save_next * desk.size
+        if times[desk.save_next] < t:
+            theta_along(desk_at, quotient(times[desk.save_next] - desk.t, desk.h), target)
+        else:
+            copy(desk.size, end, target)
+        desk.save_next += 1
     copy(desk.size, desk.theta, desk.theta_before)
-    desk.t_before, desk.length_before = desk.t, length
+    desk.t_before, desk.length_before, desk.t = desk.t, desk.h, t
     desk.own = 1 - desk.own
     desk.accepted += 1
+    return 0
 
 
-@njit(**OPTIONS)
-def _accept(desk):
+@procedure(INT(Desk))
+def accept(desk_at):
     """Go to the end of a whole step, and propose the next."""
+    desk = at(desk_at)
     length, size, own = desk.h, desk.size, desk.own
-    _keep_before(desk, length)
-    desk.event_last = 0
-    desk.t, desk.value = desk.t + length, desk.found
-    copy(size, desk.ends + 8 * own * size, desk.theta)
+    end = desk.ends + 8 * own * size
+    move(desk_at, desk.t + length, end)
+    desk.event_last, desk.value = 0, desk.found
+    copy(size, end, desk.theta)
     copy(desk.units, desk.spare_units, desk.z)
     copy(2 * desk.capacity, desk.stage_pulls + 16 * desk.stages * desk.capacity, desk.pulls)
     block = 8 * desk.rows * size
@@ -66,6 +104,7 @@ def _accept(desk):
     desk.h, desk.error_before = length * min(5.0, max(0.2, factor)), max(error, 1e-4)
     if desk.fresh_count:
         desk.fresh_count = desk.signs_known = 0
+    return 0
 
 
 @njit(**OPTIONS)
@@ -131,13 +170,12 @@ def _swap(wall, new):
 def commit(desk_at, wall_at, next_at, x):
     """Take the outcome of an event at the fraction x of a step, or of none (-1); 1 if there were too many at once."""
     desk, wall, new = at(desk_at), at(wall_at), at(next_at)
-    if x >= 0.0:
-        if x > 0.0:
-            time = desk.t + x * desk.h
-            _keep_before(desk, desk.h)
-            copy(desk.units, desk.sigma, desk.sigma_before)
-            copy(wall.count, wall.kinks, desk.kinks_before)
-            desk.count_before, desk.event_last, desk.t = wall.count, 1, time
+    if x > 0.0:
+        move(desk_at, desk.t + x * desk.h, desk.spot)
+        copy(desk.units, desk.sigma, desk.sigma_before)
+        copy(wall.count, wall.kinks, desk.kinks_before)
+        desk.count_before, desk.event_last = wall.count, 1
+    desk.since = desk.accepted
     write_record(desk_at, wall_at, next_at)
     copy(desk.size, desk.spot, desk.theta)
     copy(desk.units, desk.next_sigma, desk.sigma)
@@ -163,7 +201,7 @@ def commit(desk_at, wall_at, next_at, x):
 def chain(desk_at, wall_at, next_at, joint_at, free_at):
     """Steps and events until something else has to be done; why it ends."""
     desk, wall = at(desk_at), at(wall_at)
-    while not _stops(desk):
+    while not _stops(desk) and not looks(desk_at):
         spent = desk.gradients
         if watch_sides(desk_at, wall_at):
             copy(desk.size, desk.theta, desk.spot)
@@ -192,7 +230,7 @@ def chain(desk_at, wall_at, next_at, joint_at, free_at):
         leaves = first_departure(desk_at, wall_at, min(violation, 1.0)) if wall.count else 0
         if leaves == 0 and violation > 1.0:
             desk.shortened = 0
-            _accept(desk)
+            accept(desk_at)
             continue
         if leaves >= 0:
             theta_along(desk_at, desk.x, desk.spot)

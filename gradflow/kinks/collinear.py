@@ -91,7 +91,7 @@ def _parallel(x):
     leader, factor = np.arange(len(x)), np.where(lengths > 0.0, 1.0, 0.0)
     leader[lengths == 0.0] = np.argmin(lengths)
     unit = x / np.where(lengths > 0.0, lengths, 1.0)[:, None]
-    for i in range(len(x)):
+    for i in _with_company(unit):
         if lengths[i] == 0.0:
             continue
         earlier = np.flatnonzero((leader[:i] == np.arange(i)) & (lengths[:i] > 0.0))
@@ -105,6 +105,18 @@ def _parallel(x):
             leader[i] = same[0]
             factor[i] = 1.0 if equal else lengths[i] / lengths[same[0]] * np.sign(unit[i] @ unit[same[0]])
     return leader, factor
+
+
+def _with_company(unit, block=256):
+    """Rows that are nearly multiples of an earlier one."""
+    found = []
+    for start in range(0, len(unit), block):
+        rows = unit[start : start + block]
+        cosines = np.abs(rows @ unit[: start + len(rows)].T)
+        own = np.arange(len(rows))
+        cosines[own[:, None] <= np.arange(cosines.shape[1]) - start] = 0.0
+        found.append(start + np.flatnonzero((cosines > 1.0 - 1e-10).any(axis=1)))
+    return np.concatenate(found)
 
 
 def _through(name, factor):

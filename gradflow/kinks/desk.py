@@ -11,8 +11,8 @@ from gradflow.kernels.procedures import OPTIONS, carray, integer_view, intrinsic
 INT, FLOAT = types.int64, types.float64
 
 _NETWORK = (
-    "layout numbers size units samples width inputs length bias flat first begin last layers of_sample of_neuron live"
-    " low gap ties tied_at tied factor"
+    "layout numbers size units samples width inputs length lengths bias flat first begin last layers"
+    " of_sample of_neuron live low gap ties tied_at tied factor"
 )
 _METHOD = (
     "A A_step C E estimates powers degree rows stages nodes nodes_count from_powers from_shorter from_values atol"
@@ -22,7 +22,8 @@ _PLACE = "theta z sigma pulls fresh fresh_count fresh_speed fresh_rest dark dark
 _LAST_STEP = "theta_before sigma_before kinks_before count_before event_last own"
 _TRIAL = (
     "all_stages ends bends spare_units coefficients stage_pulls slack culprits culprit_count sides capacity trouble"
-    " along_theta along_velocity along_pulls watched watched_count watched_sign watched_slack watched_growth mask_scale"
+    " x_powers along_theta along_velocity along_pulls"
+    " watched watched_count watched_sign watched_slack watched_growth mask_scale"
 )
 _EVENT = (
     "spot next_sigma event_units event_pulls event_velocity event_fresh event_speed event_rest event_count event_dark"
@@ -30,11 +31,12 @@ _EVENT = (
 )
 _RECORD = (
     "gradients accepted rejected shortened most_gradients most_accepted most_instants instants instant_count"
-    " old_instants kinds kinks masks row_instants row_count most_rows regions"
+    " old_instants kinds kinks masks row_instants row_count most_rows regions save_times save_count save_next saved"
+    " look look_every since patience"
 )
 _NUMBERS = (
     "rtol order rank rounding wrong input_scale t h error_before value t_before length_before found error unshortened"
-    " pause loss_below t_end x along event_value"
+    " loss_below t_end x along event_value reach least"
 )
 
 

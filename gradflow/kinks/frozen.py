@@ -9,12 +9,12 @@ import math
 import numpy as np
 from numba import njit
 
-from gradflow.kernels.matrices import multiply, multiply_nt
+from gradflow.kernels.matrices import multiply
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
 from gradflow.kernels.sums import add_rows, sum_rows
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at
+from gradflow.kinks.factors import along_normals, factor_normals, gram_of, remove_normals, room_for
 from gradflow.kinks.passes import (
-    DEPTH,
     HEAD,
     INPUTS,
     LAYER,
@@ -23,7 +23,6 @@ from gradflow.kinks.passes import (
     WEIGHT,
     pass_forward,
     pass_gradient,
-    pass_normals,
     solve_cholesky,
 )
 from gradflow.kinks.planes import slide_flat
@@ -51,12 +50,13 @@ def row_of(layout, layer):
     return integer_view(layout + 8 * (HEAD + LAYER * layer), LAYER)
 
 
-@procedure(INT(INT, INT, INT, INT, FLOAT, INT))
-def solve_normals(m, size, normals, right, rank, out):
+@procedure(INT(Desk, Wall, INT, INT, INT, INT))
+def solve_normals(desk_at, wall_at, top, room, right, out):
     """Solution of N N' x = right; 0 if the normals are dependent."""
+    desk, m = at(desk_at), at(wall_at).count
     gram = np.empty(m * m)
-    multiply_nt(m, m, size, normals, normals, address_of(gram), 0, 0, 0)
-    solved = solve_cholesky(m, address_of(gram), right, rank, out)
+    gram_of(desk.layout, m, top, room, address_of(gram))
+    solved = solve_cholesky(m, address_of(gram), right, desk.rank, out)
     keep(gram)
     return solved
 
@@ -162,20 +162,20 @@ def slide(desk_at, wall_at, theta, units, velocity, pulls):
     Stacked kinks change slopes and adjoints in `units`.
     """
     desk, wall = at(desk_at), at(wall_at)
-    m, size, row = wall.count, desk.size, 8 * desk.units
+    m, row = wall.count, 8 * desk.units
     if m == 0:
         return 1
     if desk.flat:
         slide_flat(desk_at, wall_at, velocity, pulls)
     else:
-        normals, speed = np.empty(m * size), np.empty(m)
-        rows = address_of(normals)
-        pass_normals(desk.layout, desk.numbers, theta, units + row, units + 2 * row, m, wall.kinks, rows)
-        multiply_nt(m, 1, size, rows, velocity, address_of(speed), 0, 0, 0)
-        independent = solve_normals(m, size, rows, address_of(speed), desk.rank, pulls)
+        factors, speed = np.empty(room_for(desk.layout, m)), np.empty(m)
+        room = address_of(factors)
+        top = factor_normals(desk.layout, desk.numbers, theta, units, m, wall.kinks, room)
+        along_normals(desk.layout, m, top, room, velocity, address_of(speed))
+        independent = solve_normals(desk_at, wall_at, top, room, address_of(speed), pulls)
         if independent:
-            remove_rows(m, size, rows, pulls, velocity)
-        keep(normals)
+            remove_normals(desk.layout, m, top, room, pulls, velocity)
+        keep(factors)
         keep(speed)
         if not independent:
             return 0
@@ -202,9 +202,7 @@ def sliding_velocity(desk_at, wall_at, theta, sigma, units, velocity, pulls):
 def preactivations(desk_at, theta, sigma, units):
     """Fill pre-activations, slopes and values of all units."""
     desk = at(desk_at)
-    outputs = np.empty(desk.samples * row_of(desk.layout, integer_view(desk.layout, HEAD)[DEPTH] - 1)[OUTPUTS])
-    pass_forward(desk.layout, desk.numbers, theta, sigma, units, address_of(outputs))
-    keep(outputs)
+    pass_forward(desk.layout, desk.numbers, theta, sigma, units, 0)
     return 0
 
 
@@ -212,22 +210,22 @@ def preactivations(desk_at, theta, sigma, units):
 def restore_curved(desk_at, wall_at, theta, units, bend):
     """Move theta by one Newton step of least norm towards the wall; `bend` is the move. 0 if normals are dependent."""
     desk, wall = at(desk_at), at(wall_at)
-    m, size, row = wall.count, desk.size, 8 * desk.units
+    m, size = wall.count, desk.size
     preactivations(desk_at, theta, desk.sigma, units)
-    normals, z, multipliers = np.empty(m * size), np.empty(m), np.empty(m)
+    factors, z, multipliers = np.empty(room_for(desk.layout, m)), np.empty(m), np.empty(m)
     heights, kinks = view(units, desk.units), integer_view(wall.kinks, m)
     for a in range(m):
         z[a] = heights[kinks[a]]
-    rows, lam = address_of(normals), address_of(multipliers)
-    pass_normals(desk.layout, desk.numbers, theta, units + row, units + 2 * row, m, wall.kinks, rows)
-    independent = solve_normals(m, size, rows, address_of(z), desk.rank, lam)
+    room, lam = address_of(factors), address_of(multipliers)
+    top = factor_normals(desk.layout, desk.numbers, theta, units, m, wall.kinks, room)
+    independent = solve_normals(desk_at, wall_at, top, room, address_of(z), lam)
     if independent:
         move, place = view(bend, size), view(theta, size)
         move[:] = 0.0
-        remove_rows(m, size, rows, lam, bend)
+        remove_normals(desk.layout, m, top, room, lam, bend)
         for p in range(size):
             place[p] += move[p]
-    keep(normals)
+    keep(factors)
     keep(z)
     keep(multipliers)
     return independent

@@ -8,25 +8,26 @@ import math
 import numpy as np
 from numba import njit
 
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, keep, procedure, view
-from gradflow.kernels.sums import sum_rows
+from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
 from gradflow.kinks.along import refine, theta_along
+from gradflow.kinks.dense import step_coefficients
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
 from gradflow.kinks.frozen import largest, preactivations, row_of
 from gradflow.kinks.look import COARSE, EXACT
 from gradflow.kinks.passes import (
-    BIAS,
     DEPTH,
     HEAD,
     INPUTS,
     OUTPUTS,
-    SIZE,
     UNIT,
     WEIGHT,
     X,
-    multiply_rows,
     negative_from,
 )
+
+TOGETHER, ABOUT = 1e-14, 1e-2
+"""Fractions of a step within which two roots are one, and within which a root later than the first may be the first on
+the path, where both are guesses."""
 
 
 @njit(**OPTIONS)
@@ -97,25 +98,42 @@ def wrong_columns(rows, cols, matrix, values, signs, slack, marks):
     return wrong
 
 
-@procedure(integers(6))
-def first_layer_motion(layout, numbers, coefficients, degree, motion, cols):
-    """Coefficients of the pre-activations of the first layer, row by row."""
-    head, row = integer_view(layout, HEAD), row_of(layout, 0)
-    width, inputs, size = row[OUTPUTS], row[INPUTS], head[SIZE]
-    n = cols // width
-    for p in range(degree):
-        block, target = coefficients + 8 * p * size, motion + 8 * p * cols
-        multiply_rows(n, width, inputs, numbers + 8 * head[X], block, target)
-        if head[BIAS]:
-            bias, values = view(block + 8 * width * inputs, width), view(target, cols)
-            for i in range(n):
-                for c in range(width):
-                    values[i * width + c] += bias[c]
+@procedure(INT(Desk, INT))
+def reach_of_neurons(desk_at, reach):
+    """How far the weights and bias of each neuron of the first layer go in the step, at most: sums of lengths."""
+    desk = at(desk_at)
+    width, inputs, reach = desk.width, desk.inputs, view(reach, desk.width)
+    reach[:] = 0.0
+    for p in range(desk.degree):
+        block = view(desk.coefficients + 8 * p * desk.size, width * (inputs + desk.bias))
+        for c in range(width):
+            total = 0.0
+            for q in range(c * inputs, (c + 1) * inputs):
+                total += block[q] * block[q]
+            if desk.bias:
+                total += block[width * inputs + c] * block[width * inputs + c]
+            reach[c] += math.sqrt(total)
+    return 0
 
 
 @njit(**OPTIONS)
-def _early(matrix, size, values, step, sign, slack, spare, halvings):
-    """First x from which sign times a polynomial, given by a column of values, is below -slack; 2 if it never is."""
+def _motion(desk, kink, out):
+    """Coefficients of 1, x, x^2, ... of the pre-activation of a first-layer kink."""
+    width, inputs = desk.width, desk.inputs
+    i, c = kink // width, kink % width
+    x = view(desk.numbers + 8 * (integer_view(desk.layout, HEAD)[X] + i * inputs), inputs)
+    out[0] = view(desk.z, desk.units)[kink]
+    for p in range(desk.degree):
+        block = desk.coefficients + 8 * p * desk.size
+        weights, total = view(block + 8 * c * inputs, inputs), 0.0
+        for q in range(inputs):
+            total += weights[q] * x[q]
+        out[p + 1] = total + view(block + 8 * (width * inputs + c), 1)[0] if desk.bias else total
+
+
+@njit(**OPTIONS)
+def _early(matrix, size, values, step, sign, slack, spare, halvings, end):
+    """First x from which sign times a polynomial, a column of values, is below -slack; 2 if it is not up to `end`."""
     doubt = False
     for r in range(size):
         total = 0.0
@@ -123,48 +141,51 @@ def _early(matrix, size, values, step, sign, slack, spare, halvings):
             total += view(matrix + 8 * (r * size + p), 1)[0] * view(values + 8 * p * step, 1)[0]
         spare[r] = sign * total + slack
         doubt = doubt or spare[r] < 0.0
-    return negative_from(address_of(spare), size, halvings) if doubt else 2.0
+    return negative_from(address_of(spare), size, halvings, end) if doubt else 2.0
 
 
 @procedure(INT(Desk))
 def violation_in_first_layer(desk_at):
-    """Fraction `x` of the first violation in the first layer, infinite if there is none, and the culprits."""
+    """Fraction `x` of the first violation in the first layer, infinite if there is none, and the culprits.
+
+    Only kinks that the step may reach, by the length of the sample times the way of the weights, are looked at.
+    """
     desk = at(desk_at)
-    cols, degree, count = desk.first, desk.degree, 0
-    values, marks, spare = np.empty((degree + 1) * cols), np.empty(cols), np.empty(degree + 1)
-    kinks, times = np.empty(cols, np.int64), np.empty(cols)
-    table = address_of(values)
-    copy(cols, desk.z, table)
-    motion = table + 8 * cols
-    first_layer_motion(desk.layout, desk.numbers, desk.coefficients, degree, motion, cols)
-    if wrong_columns(degree + 1, cols, desk.from_powers, table, desk.signs, desk.slack, address_of(marks)):
-        signs, slack = view(desk.signs, cols), view(desk.slack, cols)
-        for i in range(cols):
-            if marks[i] > 0.0:
-                times[count] = _early(
-                    desk.from_powers, degree + 1, table + 8 * i, cols, signs[i], slack[i], spare, EXACT
-                )
-                kinks[count] = i
+    width, cols, degree, count = desk.width, desk.first, desk.degree, 0
+    motion, spare, reach = np.empty(degree + 1), np.empty(degree + 1), np.empty(width)
+    kinks, times, lengths = np.empty(cols, np.int64), np.empty(cols), view(desk.lengths, desk.samples)
+    signs, slack, z, column = view(desk.signs, cols), view(desk.slack, cols), view(desk.z, cols), address_of(motion)
+    end = 1.0
+    reach_of_neurons(desk_at, address_of(reach))
+    for i in range(desk.samples):
+        for c in range(width):
+            kink = i * width + c
+            if signs[kink] != 0.0 and not signs[kink] * z[kink] > reach[c] * lengths[i]:
+                _motion(desk, kink, motion)
+                sign, some = signs[kink], slack[kink]
+                times[count] = _early(desk.from_powers, degree + 1, column, 1, sign, some, spare, EXACT, end)
+                kinks[count], end = kink, min(end, times[count] + TOGETHER)
                 count += times[count] <= 1.0
     fresh, rest = integer_view(desk.fresh, desk.fresh_count), view(desk.fresh_rest, desk.fresh_count)
     sigma = view(desk.sigma, desk.units)
     for a in range(desk.fresh_count):
         if fresh[a] < cols:
             sign, i = 2.0 * sigma[fresh[a]] - 1.0, fresh[a]
-            times[count] = _early(desk.from_shorter, degree, motion + 8 * i, cols, sign, rest[a] * desk.h, spare, EXACT)
-            kinks[count] = i
+            _motion(desk, i, motion)
+            times[count] = _early(desk.from_shorter, degree, column + 8, 1, sign, rest[a] * desk.h, spare, EXACT, end)
+            kinks[count], end = i, min(end, times[count] + TOGETHER)
             count += times[count] <= 1.0
     x, culprits, found = math.inf, integer_view(desk.culprits, desk.units), 0
     for a in range(count):
         x = min(x, times[a])
     for a in range(count):
-        if times[a] <= x + 1e-14:
+        if times[a] <= x + TOGETHER:
             culprits[found] = kinks[a]
             found += 1
     desk.x, desk.culprit_count = x, found
-    keep(values)
-    keep(marks)
+    keep(motion)
     keep(spare)
+    keep(reach)
     return found
 
 
@@ -184,14 +205,15 @@ def doubts_above(desk_at):
     """Watch the kinks above the first layer that may leave their side; least root of their polynomials, or 2."""
     desk = at(desk_at)
     cols, count, begin, guess = desk.units - desk.begin, desk.nodes_count, desk.begin, 2.0
-    nodes, spare = view(desk.nodes, count), np.empty(count)
+    nodes, spare, end = view(desk.nodes, count), np.empty(count), 1.0
     values, marks, units = np.empty(count * cols), np.empty(cols), np.empty(4 * desk.units)
     table = address_of(values)
     copy(cols, desk.z + 8 * begin, table)
-    for k in range(1, count):
+    for k in range(1, count - 1):
         theta_along(desk_at, nodes[k], desk.along_theta)
         preactivations(desk_at, desk.along_theta, desk.sigma, address_of(units))
         copy(cols, address_of(units) + 8 * begin, table + 8 * k * cols)
+    copy(cols, desk.spare_units + 8 * begin, table + 8 * (count - 1) * cols)
     desk.watched_count = 0
     signs, slack, sigma = view(desk.signs, desk.units), view(desk.slack, desk.units), view(desk.sigma, desk.units)
     if wrong_columns(
@@ -200,10 +222,10 @@ def doubts_above(desk_at):
         for i in range(cols):
             if marks[i] > 0.0:
                 a = begin + i
-                x = _early(desk.from_values, count, table + 8 * i, cols, signs[a], slack[a], spare, COARSE)
-                if x <= 1.0:
+                x = _early(desk.from_values, count, table + 8 * i, cols, signs[a], slack[a], spare, COARSE, end)
+                if x <= end:
                     _watch(desk, a, signs[a], slack[a], 0.0)
-                    guess = min(guess, x)
+                    guess, end = min(guess, x), min(end, x + ABOUT)
     fresh, speed = integer_view(desk.fresh, desk.fresh_count), view(desk.fresh_speed, desk.fresh_count)
     rests, column = view(desk.fresh_rest, desk.fresh_count), np.empty(count)
     for f in range(desk.fresh_count):
@@ -217,10 +239,10 @@ def doubts_above(desk_at):
             beyond = beyond or sign * value < -slack[a]
             column[k] = value / nodes[k]
         if beyond:
-            x = _early(desk.from_values, count, address_of(column), 1, sign, rest, spare, COARSE)
-            if x <= 1.0:
+            x = _early(desk.from_values, count, address_of(column), 1, sign, rest, spare, COARSE, end)
+            if x <= end:
                 _watch(desk, a, sign, 0.0, rest)
-                guess = min(guess, x)
+                guess, end = min(guess, x), min(end, x + ABOUT)
     keep(values)
     keep(marks)
     keep(units)
@@ -235,15 +257,8 @@ def first_violation(desk_at, wall_at, own):
     desk = at(desk_at)
     size, rows, degree = desk.size, desk.rows, desk.degree
     stages = desk.all_stages + 8 * own * rows * size
-    for p in range(degree):
-        target = desk.coefficients + 8 * p * size
-        sum_rows(size, rows, desk.powers + 8 * p * rows, desk.places, stages, size, 0, target, desk.h)
-    if not desk.flat and at(wall_at).count:
-        bend = view(desk.bends + 8 * own * size, size)
-        first, second = view(desk.coefficients, size), view(desk.coefficients + 8 * size, size)
-        for p in range(size):
-            first[p] += 3.0 * bend[p]
-            second[p] -= 2.0 * bend[p]
+    bend = 0 if desk.flat or at(wall_at).count == 0 else desk.bends + 8 * own * size
+    step_coefficients(size, rows, degree, desk.powers, desk.places, stages, bend, desk.h, desk.coefficients)
     desk.x, desk.culprit_count = math.inf, 0
     if desk.first > 0:
         violation_in_first_layer(desk_at)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,8 @@ AT_ONCE = 1e-9
 
 EVENTS_AT_ONCE, LITTLE_TIME = 200, 1e-3
 """So many events are a stall if they take no more than this fraction of a step."""
+
+NONE = np.zeros(0)
 
 PAUSED, TRIED, ALONE, STALLED = range(4)
 """Why compiled steps end: at a limit; with a step in doubt; before one that is left to others; without progress."""
@@ -27,24 +30,27 @@ NODES = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0])
 class Step:
     """Dense output of one step: theta at fractions x of its length, a polynomial in x."""
 
-    def __init__(self, t, y, length, stages, powers, bend):
+    def __init__(self, t, y, length, stages, powers, bend=None):
         self.t, self.y, self.length = t, y, length
-        self._coefficients = length * (powers @ stages)
-        if bend is not None:
-            self._coefficients[1] += 3.0 * bend
-            self._coefficients[2] -= 2.0 * bend
+        self._stages, self._powers, self._bend = stages, powers, NONE if bend is None else bend
+        self._places = np.arange(max(powers.shape))
 
-    @property
+    @cached_property
     def coefficients(self):
         """Coefficients (degree, P) of x, x^2, ..."""
-        return self._coefficients
+        from gradflow.kinks import dense
+
+        out = np.empty((len(self._powers), self.y.size))
+        dense.fill_coefficients(self._powers, self._stages, self._bend, self._places, self.length, out)
+        return out
 
     def at(self, x):
         """Theta at the fraction x."""
-        total = self._coefficients[-1]
-        for row in self._coefficients[-2::-1]:
-            total = total * x + row
-        return self.y + x * total
+        from gradflow.kinks import dense
+
+        out, weights = np.empty(self.y.size), np.empty(len(self.coefficients))
+        dense.fill_state(self.coefficients, self._places, weights, self.y, x, out)
+        return out
 
 
 def power_weights(name, pair) -> np.ndarray:

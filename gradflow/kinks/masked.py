@@ -169,11 +169,7 @@ class MaskedNetwork:
 
     def along(self, step, xs, sigma) -> np.ndarray:
         """Pre-activations (len(xs), size) at fractions of a step."""
-        if type(self).forward is not MaskedNetwork.forward:
-            return np.array([self.forward(step.at(x), sigma)[0] for x in xs])
-        out = np.empty((len(xs), self.size))
-        self.passes.preactivations_along(step.y, step.coefficients, xs, sigma, self.layout, self.numbers, out)
-        return out
+        return np.array([self.forward(step.at(x), sigma)[0] for x in xs])
 
     def normals(self, theta, slope, h, kinks) -> np.ndarray:
         """Gradients (len(kinks), P) of the pre-activations of the given kinks."""

@@ -14,6 +14,7 @@ from gradflow.activations import CODES
 from gradflow.kernels.elementwise import activate, exponentials
 from gradflow.kernels.matrices import add_penalty, multiply, multiply_nt, multiply_tn
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, keep, procedure, view
+from gradflow.kernels.sums import add_rows
 
 SAMPLES, DEPTH, LOSS, BIAS, UNITS, SIZE, X, Y, HEAD = range(9)
 INPUTS, OUTPUTS, CODE, WEIGHT, UNIT, LAYER = range(6)
@@ -59,11 +60,11 @@ def multiply_rows(n, width, inputs, below, weight, z):
 
 @procedure(integers(6))
 def pass_forward(layout, numbers, theta, sigma, units, outputs):
-    """Fill pre-activations, slopes and values of the hidden layers, and the outputs."""
+    """Fill pre-activations, slopes and values of the hidden layers, and the outputs, unless their address is 0."""
     head = integer_view(layout, HEAD)
     n, depth, size = head[SAMPLES], head[DEPTH], 8 * head[UNITS]
     below = numbers + 8 * head[X]
-    for l in range(depth):
+    for l in range(depth if outputs else depth - 1):
         row = _row(layout, l)
         width, inputs, weight = row[OUTPUTS], row[INPUTS], theta + 8 * row[WEIGHT]
         z = units + 8 * row[UNIT] if l < depth - 1 else outputs
@@ -79,9 +80,9 @@ def pass_forward(layout, numbers, theta, sigma, units, outputs):
             below = h
 
 
-@procedure(FLOAT(INT, INT, INT))
-def negative_from(bernstein, size, depth):
-    """First x in [0, 1] from which a polynomial in Bernstein form is negative; 2 if it never is."""
+@procedure(FLOAT(INT, INT, INT, FLOAT))
+def negative_from(bernstein, size, depth, end):
+    """First x in [0, 1] from which a polynomial in Bernstein form is negative; 2 if it is not up to `end`."""
     pieces, begins, ends, top = np.empty((depth + 2) * size), np.empty(depth + 2), np.empty(depth + 2), 0
     given = view(bernstein, size)
     for p in range(size):
@@ -89,6 +90,8 @@ def negative_from(bernstein, size, depth):
     begins[0], ends[0] = 0.0, 1.0
     while top >= 0:
         low, high, own = begins[top], ends[top], top * size
+        if low > end:
+            break
         if pieces[own] < 0.0:
             return low
         least = pieces[own]
@@ -115,7 +118,7 @@ def negative_from(bernstein, size, depth):
 @njit("f8(f8[::1], i8)", cache=True, **OPTIONS)
 def first_below_zero(bernstein, depth):
     """First x in [0, 1] from which a polynomial in Bernstein form is negative; 2 if it never is."""
-    return negative_from(address_of(bernstein), bernstein.size, depth)
+    return negative_from(address_of(bernstein), bernstein.size, depth, 1.0)
 
 
 @njit(**OPTIONS)
@@ -238,26 +241,34 @@ def pass_normals(layout, numbers, theta, slope, h, count, kinks, out):
 
 @procedure(INT(INT, INT, FLOAT, INT, INT))
 def factor_cholesky(m, gram, least, factor, scale):
-    """Lower factor of a Gram matrix scaled to unit diagonal; 0 if a pivot falls below `least` (dependent rows)."""
-    gram, factor, scale = view(gram, m * m), view(factor, m * m), view(scale, m)
+    """Upper factor of a Gram matrix scaled to unit diagonal; 0 if a pivot falls below `least` (dependent rows)."""
+    gram, upper, scale = view(gram, m * m), view(factor, m * m), view(scale, m)
+    places, above, row, found = np.arange(m), np.empty(m), np.empty(m), 1
     for a in range(m):
         if not gram[a * m + a] > 0.0:
             return 0
         scale[a] = 1.0 / math.sqrt(gram[a * m + a])
     for a in range(m):
-        own = factor[a * m : a * m + m]
-        for b in range(a + 1):
-            other = factor[b * m : b * m + m]
-            total = gram[a * m + b] * scale[a] * scale[b]
-            for c in range(b):
-                total -= own[c] * other[c]
-            if b < a:
-                own[b] = total / other[b]
-            elif not total > least:
-                return 0
-            else:
-                own[a] = math.sqrt(total)
-    return 1
+        for b in range(a):
+            above[b] = upper[b * m + a]
+        for c in range(m):
+            row[c] = gram[a * m + c] * scale[a] * scale[c]
+        first = max(min(a, m - 8), 0)
+        target = factor + 8 * (a * m + first)
+        add_rows(
+            m - first, a, address_of(above), address_of(places), factor + 8 * first, m, address_of(row) + 8 * first,
+            target, -1.0,
+        )  # fmt: skip
+        if not upper[a * m + a] > least:
+            found = 0
+            break
+        root = 1.0 / math.sqrt(upper[a * m + a])
+        for c in range(first, m):
+            upper[a * m + c] *= root
+    keep(places)
+    keep(above)
+    keep(row)
+    return found
 
 
 @procedure(FLOAT(INT, INT, INT, INT, INT))
@@ -265,15 +276,19 @@ def solve_factored(m, factor, scale, right, out):
     """Solve gram out = right; returns right' out."""
     factor, scale, right, out, square = view(factor, m * m), view(scale, m), view(right, m), view(out, m), 0.0
     for a in range(m):
-        total = right[a] * scale[a]
-        for c in range(a):
-            total -= factor[a * m + c] * out[c]
-        out[a] = total / factor[a * m + a]
-        square += out[a] * out[a]
+        out[a] = right[a] * scale[a]
+    for a in range(m):
+        own = factor[a * m : a * m + m]
+        out[a] /= own[a]
+        share = out[a]
+        square += share * share
+        for c in range(a + 1, m):
+            out[c] -= share * own[c]
     for a in range(m - 1, -1, -1):
-        out[a] /= factor[a * m + a]
-        for c in range(a):
-            out[c] -= factor[a * m + c] * out[a]
+        own, total = factor[a * m : a * m + m], out[a]
+        for c in range(a + 1, m):
+            total -= own[c] * out[c]
+        out[a] = total / own[a]
     for a in range(m):
         out[a] *= scale[a]
     return square
@@ -311,35 +326,7 @@ def remove_rows(vector, rows, neurons, count, inputs, length, bias_at):
 @njit("void(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1])", cache=True, **OPTIONS)
 def forward(theta, sigma, layout, numbers, units):
     """Fill pre-activations, slopes and values."""
-    outputs = np.empty(layout[SAMPLES] * layout[HEAD + LAYER * (layout[DEPTH] - 1) + OUTPUTS])
-    pass_forward(
-        address_of(layout), address_of(numbers), address_of(theta), address_of(sigma), address_of(units),
-        address_of(outputs),
-    )  # fmt: skip
-    keep(outputs)
-
-
-@njit("void(f8[::1], f8[:, ::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1])", cache=True, **OPTIONS)
-def preactivations_along(y, coefficients, xs, sigma, layout, numbers, out):
-    """Rows of `out`: pre-activations at theta = y + sum_p x^p coefficients_p, for each x."""
-    size = layout[UNITS]
-    outputs = np.empty(layout[SAMPLES] * layout[HEAD + LAYER * (layout[DEPTH] - 1) + OUTPUTS])
-    units, theta = np.empty(4 * size), np.empty(y.size)
-    for k in range(xs.size):
-        x = xs[k]
-        for p in range(y.size):
-            total = 0.0
-            for degree in range(coefficients.shape[0] - 1, -1, -1):
-                total = (total + coefficients[degree, p]) * x
-            theta[p] = y[p] + total
-        pass_forward(
-            address_of(layout), address_of(numbers), address_of(theta), address_of(sigma), address_of(units),
-            address_of(outputs),
-        )  # fmt: skip
-        for i in range(size):
-            out[k, i] = units[i]
-    keep(theta)
-    keep(outputs)
+    pass_forward(address_of(layout), address_of(numbers), address_of(theta), address_of(sigma), address_of(units), 0)
 
 
 @njit("void(i8, f8, f8, f8[::1], f8[::1], f8[::1], f8[::1])", cache=True, **OPTIONS)

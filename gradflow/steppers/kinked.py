@@ -17,10 +17,12 @@ from gradflow.kinks.wired import network_of
 from gradflow.status import Status
 from gradflow.steppers import tableaux
 from gradflow.steppers.kinked_piece import adopt, attempt
-from gradflow.steppers.kinked_rest import LOOK, rests
+from gradflow.steppers.kinked_rest import rests
 from gradflow.steppers.kinked_run import Run
 from gradflow.steppers.kinked_state import pack, unpack
 from gradflow.steppers.kinked_step import first_length
+
+NO_SAVES = np.zeros(0), np.zeros((0, 0))
 
 UNLIMITED = 2**62
 """Stands for "no limit" on a number of gradients or steps."""
@@ -161,14 +163,14 @@ class Kinked:
         if run.cut_at != t_end:
             run.uncut = run.cut_at = run.rest = None
         last = run.counts["accepted"] + max_steps
+        saves = NO_SAVES if save_at is None else (np.ascontiguousarray(save_at, dtype=float), saved)
         with np.errstate(all="ignore"):
             while True:
                 self._save(save_at, saved)
                 status = self._reason(t_end, max_gradients, last, loss_below)
                 if status is None and self._rests(t_end):
                     continue
-                pause = min(last, run.counts["accepted"] // LOOK * LOOK + LOOK)
-                limits = t_end, self._next_save(save_at), loss_below, max_gradients, pause
+                limits = t_end, saves, loss_below, max_gradients, last
                 status = self._attempt(limits) if status is None else status
                 if status is Status.STALLED_AT_KINK and self._rests(t_end, now=True):
                     run.dispute = ""
@@ -180,7 +182,8 @@ class Kinked:
     def _attempt(self, limits) -> Status | None:
         """Step as long as nothing happens, then end a step at the first event inside; a reason to stop, or None.
 
-        `limits` are the end time, the next save time, a loss, and numbers of gradients and accepted steps.
+        `limits` are the end time, the save times and the room for their states, a loss, and numbers of gradients and
+        accepted steps.
         """
         return attempt(self._run, limits)
 
@@ -238,11 +241,6 @@ class Kinked:
         first = np.searchsorted(save_at, self._run.t_before)
         for k in range(first, np.searchsorted(save_at, self._run.t, "right")):
             saved[k] = self.dense(save_at[k])
-
-    def _next_save(self, save_at) -> float:
-        """First save time after the state, infinite if there is none."""
-        k = 0 if save_at is None else np.searchsorted(save_at, self._run.t, "right")
-        return math.inf if save_at is None or k == len(save_at) else float(save_at[k])
 
     def dense(self, t: Any) -> np.ndarray:
         """State at a time, or at times (m,), inside the last accepted step: (P,) or (m, P)."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from gradflow.status import Status
 from gradflow.steppers.auto import stiff_gradients
-from gradflow.steppers.kinked import Kinked
+from gradflow.steppers.kinked import UNLIMITED, Kinked
 from gradflow.steppers.kinked_rest import LOOK, fastest_decay
 from gradflow.steppers.kinked_stiff import KinkedStiff, frozen
 
@@ -49,20 +49,17 @@ class KinkedAuto(KinkedStiff):
     def __init__(self, problem: Any, t: float, theta: Any, **options: Any) -> None:
         super().__init__(problem, t, theta, **options)
         self.notes: list[str] = []
-        self._run.patience = QUIET
+        run = self._run
+        run.patience, run.most_events = QUIET, UNLIMITED
+        run.least_ahead = INTERPRETED if run.compiled is None else stiff_gradients(self.problem.kernel.flops)
 
     def _attempt(self, limits) -> Status | None:
         """Explicit steps up to the next event or look; or an implicit one."""
-        run = self._run
         if self._stiff is None and self._pays(limits[0]):
             self._begin()
         if self._stiff is not None:
             return self._implicit_step(limits[0])
-        masks = run.place.sigma
-        status = Kinked._attempt(self, limits)
-        if run.place.sigma is not masks:
-            run.since = run.counts["accepted"]
-        return status
+        return Kinked._attempt(self, limits)
 
     def _pays(self, t_end) -> bool:
         """Whether implicit steps are to take over; looked at every few steps, by their number."""
@@ -70,8 +67,7 @@ class KinkedAuto(KinkedStiff):
         accepted, per_step = run.counts["accepted"], run.pair.A.shape[0] - 1
         if accepted % LOOK or accepted - run.since < run.patience or not run.finite:
             return False
-        least = INTERPRETED if run.compiled is None else stiff_gradients(self.problem.kernel.flops)
-        if (t_end - run.t) / run.h * per_step <= least:
+        if (t_end - run.t) / run.h * per_step <= run.least_ahead:
             return False
         self._jacobian = fastest_decay(run)
         return run.h * self._jacobian > STABILITY

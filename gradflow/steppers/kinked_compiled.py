@@ -8,6 +8,7 @@ from gradflow.kinks.arrive import Place
 from gradflow.kinks.look import WRONG, Fresh, Step
 from gradflow.kinks.masked import ROUNDING
 from gradflow.kinks.slide import RANK, Point, surface
+from gradflow.steppers.kinked_rest import LOOK, REACH
 
 MOST_SLIDING = 1024
 """More sliding kinks than this are left to the interpreted path."""
@@ -17,6 +18,9 @@ MOST_INSTANTS = 256
 
 HISTORY = 200
 """Earlier events whose times are known, to tell a stall."""
+
+ROUNDED = 1.01
+"""Factor that keeps rounding from hiding a run near rest."""
 
 KINDS = ("", "cross", "slide", "exit")
 
@@ -85,6 +89,7 @@ class Compiled:
         }
         self._point(**{name: np.ascontiguousarray(array, dtype=np.int64) for name, array in integers.items()})
         self._point(layout=network.layout, numbers=network.numbers, low=network.low, gap=network.gap, factor=factor)
+        self._point(lengths=np.linalg.norm(network.extended_samples(np.arange(network.n)), axis=1))
 
     def _describe_method(self, pair, powers, lookout, rtol, atol):
         E = np.zeros((len(pair.E), pair.A.shape[0]))
@@ -113,7 +118,8 @@ class Compiled:
             from_shorter=from_shorter,
             from_values=from_values,
             atol=np.broadcast_to(np.asarray(atol, dtype=float), size).copy(),
-            places=np.arange(max(pair.A.shape[0], len(powers)), dtype=np.int64),
+            places=np.arange(max(powers.shape), dtype=np.int64),
+            x_powers=np.empty(len(powers)),
         )
 
     def _make_room(self, pair, degree):
@@ -141,7 +147,7 @@ class Compiled:
         records = units + 4 * MOST_INSTANTS
         self._point(**{name: np.zeros(records, np.int64) for name in ("kinds", "kinks", "row_instants")})
         self._point(masks=np.zeros(records), regions=np.zeros(MOST_INSTANTS, np.int64))
-        self._set(most_rows=records, most_instants=MOST_INSTANTS)
+        self._set(most_rows=records, most_instants=MOST_INSTANTS, look_every=LOOK, reach=ROUNDED * REACH)
 
     def _make_wall(self, wall, length):
         most = self._capacity
@@ -194,13 +200,16 @@ class Compiled:
     def follow(self, run, limits):
         """Go on from the place of the run; why the chain has ended, and the step in doubt, if any.
 
-        `limits` are the end time, the next save time, a loss, and numbers of gradients, accepted steps and events.
+        `limits` are the end time, save times with their states, a loss, and numbers of gradients, accepted steps and
+        events.
         """
         if not self._load(run):
             return self._chain.ALONE, None
-        t_end, pause, loss_below, gradients, accepted, events = limits
-        self._set(t_end=t_end, pause=pause, loss_below=loss_below, most_gradients=gradients, most_accepted=accepted)
-        self._set(most_instants=min(events, MOST_INSTANTS))
+        t_end, (times, states), loss_below, gradients, accepted, events = limits
+        self._set(t_end=t_end, loss_below=loss_below, most_gradients=gradients, most_accepted=accepted)
+        self._set(most_instants=min(events, MOST_INSTANTS), save_count=times.size)
+        self._set(save_next=np.searchsorted(times, run.t, "right"))
+        self._point(save_times=times, saved=states)
         reason = self._chain.follow(self._desk, self._walls)
         self._unload(run)
         return reason, self._trial(run.place.surface) if reason == self._chain.TRIED else None
@@ -233,6 +242,10 @@ class Compiled:
             fresh_count=count,
             dark_count=dark,
             old_instants=len(times),
+            look=run.counts["accepted"] // LOOK * LOOK + LOOK,
+            since=run.since,
+            patience=run.patience,
+            least=run.least_ahead,
             own=0,
             signs_known=0,
             instant_count=0,
@@ -255,6 +268,7 @@ class Compiled:
         sliding, joint = old.sliding, old.surface
         own, start = int(now["own"]), int(now["old_instants"])
         if events:
+            run.since = int(now["since"])
             sigma, sliding = arrays["sigma"].copy(), self._wall_array("kinks")[:m].copy()
             self._known = sliding
             if not np.array_equal(sliding, old.sliding):
@@ -283,7 +297,7 @@ class Compiled:
         slid = run.place_before.sliding.size > 0 and not self._network.flat
         bend = arrays["bends"][own].copy() if slid else None
         length = float(now["length_before"])
-        run.step = Step(run.t_before, run.theta_before, length, arrays["all_stages"][own], self._powers, bend)
+        run.step = Step(run.t_before, run.theta_before, length, arrays["all_stages"][own].copy(), self._powers, bend)
 
     def _trial(self, joint):
         """The step tried: dense output, state, points at the stages (all where kinks slide, else the end), error."""

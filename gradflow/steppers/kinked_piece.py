@@ -138,7 +138,7 @@ def adopt(run, outcome) -> None:
     if outcome.place is None:
         run.dispute = f"ambiguous kink at t = {run.t:.10g}: {', '.join(map(run.name, outcome.disputed[:5]))}"
         return
-    run.place = outcome.place
+    run.place, run.since = outcome.place, run.counts["accepted"]
     for row in outcome.rows:
         run.record.add(run.t, *row)
     run.record.visit(run.place.sigma, run.place.sliding)

@@ -1,5 +1,6 @@
 """What a kinked run remembers: settings, place, clock, step control, record."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,7 +31,8 @@ class Run:
     led there, `waiting` the branch point at which the run waits for a choice, `origins` the times and neurons at which
     weights that were all 0 moved on, `dispute` says which kinks could not be decided. `stiff` is the stiff stepper
     while it is in charge, `entered` the time, the gradients and the explicit time per gradient when it took over; it
-    may do so `patience` steps after the last event, which came after `since` steps.
+    may do so `patience` steps after the last event, which came after `since` steps, with more than `least_ahead`
+    gradients ahead.
     """
 
     network: MaskedNetwork
@@ -63,6 +65,7 @@ class Run:
     stiff: Any = None
     since: int = 0
     patience: int = 16
+    least_ahead: float = math.inf
     entered: tuple[float, int, float] = (0.0, 0, 0.0)
 
     @property
