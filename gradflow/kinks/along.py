@@ -11,6 +11,7 @@ from gradflow.kinks.dense import state_at
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
 from gradflow.kinks.frozen import row_of, sliding_velocity
 from gradflow.kinks.passes import ABS, BIAS, CODE, HEAD, INPUTS, LEAKY, LINEAR, OUTPUTS, RELU, SLOPES, UNIT, WEIGHT, X
+from gradflow.kinks.roots import NEAREST, SEARCH, first_point, next_point
 from gradflow.kinks.watch import EXACT, GRAZING, NUDGE, VANISHES
 
 
@@ -131,32 +132,13 @@ def margin(desk_at, wall_at, masks, x):
 
 @procedure(FLOAT(Desk, Wall, INT, FLOAT, FLOAT, FLOAT, FLOAT, FLOAT))
 def bracketed_root(desk_at, wall_at, masks, a, fa, b, fb, small):
-    """Where the margin changes sign between a and b: see :func:`gradflow.kinks.look.bracketed_root`."""
-    outside, nearest, c, fc, fraction = fb, b, a, fa, 0.5
-    for _ in range(60):
-        x = a + fraction * (b - a)
-        if x == a or x == b:
-            break
-        fx = margin(desk_at, wall_at, masks, x)
-        if abs(fx) <= small:
-            return x
-        if fx * outside > 0.0:
-            nearest = x
-        if (fx > 0.0) == (fa > 0.0):
-            c, fc = a, fa
-        else:
-            c, fc, b, fb = b, fb, a, fa
-        a, fa = x, fx
-        tolerance = 4e-16 / abs(b - a)
-        if tolerance > 0.5:
-            break
-        fraction = 0.5
-        if c != b and fc != fb:
-            xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-            if phi * phi < xi and (1.0 - phi) * (1.0 - phi) < 1.0 - xi:
-                fraction = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-        fraction = min(max(fraction, tolerance), 1.0 - tolerance)
-    return nearest
+    """Where the margin changes sign between a and b: on b's side, or where it is small."""
+    search = np.empty(SEARCH)
+    x = first_point(address_of(search), a, fa, b, fb)
+    while x == x:
+        x = next_point(address_of(search), x, margin(desk_at, wall_at, masks, x), small)
+    keep(search)
+    return search[NEAREST]
 
 
 @procedure(INT(Desk, Wall, FLOAT))

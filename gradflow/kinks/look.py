@@ -233,38 +233,15 @@ class Watched:
         return self.signs * z[self.kinks] + self.slack + self.growth * x
 
 
-def bracketed_root(f, a, fa, b, fb, small=0.0, limit=60):
-    """Where f, of different signs at a and b, changes sign, to the spacing of numbers (Chandrupatla's method).
+def bracketed_root(f, a, fa, b, fb, small=0.0):
+    """Where f, of different signs at a and b, changes sign, to the spacing of numbers.
 
     The point lies on b's side of the root, or has |f| <= small.
     """
-    outside, nearest, c, fc, fraction = fb, b, a, fa, 0.5
-    for _ in range(limit):
-        x = a + fraction * (b - a)
-        if x in (a, b):
-            break
-        fx = f(x)
-        if abs(fx) <= small:
-            return x
-        if fx * outside > 0.0:
-            nearest = x
-        if (fx > 0.0) == (fa > 0.0):
-            c, fc = a, fa
-        else:
-            c, fc, b, fb = b, fb, a, fa
-        a, fa = x, fx
-        tolerance = 4e-16 / abs(b - a)
-        if tolerance > 0.5:
-            break
-        fraction = min(max(_fraction(a, fa, b, fb, c, fc), tolerance), 1.0 - tolerance)
-    return nearest
+    from gradflow.kinks import roots
 
-
-def _fraction(a, fa, b, fb, c, fc):
-    """Next fraction of the bracket: inverse quadratic interpolation where it is safe, else bisection."""
-    if c == b or fc == fb:
-        return 0.5
-    xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-    if phi**2 < xi and (1.0 - phi) ** 2 < 1.0 - xi:
-        return fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-    return 0.5
+    search = np.empty(roots.SEARCH)
+    x = roots.begin(search, a, fa, b, fb)
+    while not math.isnan(x):
+        x = roots.go_on(search, x, f(x), small)
+    return float(search[roots.NEAREST])
