@@ -166,6 +166,9 @@ class ExcessLossBelow:
 class GradientBelow:
     r"""Stop when the state z is slow, :math:`|z'| < \mathrm{level}`; for the plain flow the gradient norm.
 
+    A flow that is followed through kinks moves by the element of least norm of Clarke's subdifferential: its norm
+    counts, which falls to 0 on a kink too, where the gradient with relu'(0) = 0 does not.
+
     Parameters
     ----------
     level : float

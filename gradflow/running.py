@@ -41,10 +41,15 @@ def first_snapshot(problem, dynamics, t, state, arguments) -> dict:
 
 
 def point_maker(problem, dynamics, stepper):
-    """Function that makes the points which events look at; for SGD they see the objective on all samples."""
+    """Function that makes the points which events look at.
+
+    For SGD they see the objective on all samples; on a path that is followed through kinks, the velocity of the path.
+    """
     stochastic = isinstance(dynamics, SGD)
     if stochastic:
         field = stepper.full_field
+    elif hasattr(stepper, "along_last_step"):
+        field = stepper.along_last_step
     else:
         field = getattr(stepper, "field", None) or make_field(problem, dynamics, problem.kernel)
 

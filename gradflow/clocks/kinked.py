@@ -107,7 +107,7 @@ class KinkedBase(Base):
         seen = self._network.run(np.ascontiguousarray(state), sigma)
         here = point(self._network, state, sigma, surface, seen)
         moment = self.known(tau, state, here.value, here.velocity, log_elapsed)
-        return replace(moment, log_speed=log_norm(seen.gradient))
+        return replace(moment, log_speed=log_norm(seen.gradient), log_along=moment.log_speed)
 
     def ends(self, clock, left, stepper) -> tuple[Moment, Moment]:
         """Moments at both ends of a step, under its masks."""
@@ -116,6 +116,24 @@ class KinkedBase(Base):
             left = moved(self.look(left.tau, left.state), left)
         whole = isinstance(clock, Normalised) and stepper.pattern[0] is self._pattern[0]
         return left, self.ended(clock, stepper) if whole else self.look(stepper.t, stepper.state)
+
+
+class FollowedBase(Base):
+    """A flow that is stepped in time through kinks: moments inside a step have the velocity of its path."""
+
+    def __init__(self, base, stepper):
+        vars(self).update(vars(base))
+        self.stepper = stepper
+
+    def look(self, tau, state, log_elapsed=np.nan) -> Moment:
+        """Moment at a state of the last step; costs one gradient."""
+        velocity = np.empty(state.size)
+        self.counts["gradients"] += 1
+        value = self.stepper.along_last_step(tau, state, velocity)
+        with np.errstate(all="ignore"):
+            if self.log:
+                value, velocity = float(np.log(value)), velocity / value
+        return self.known(tau, state, value, velocity, log_elapsed)
 
 
 def of_log_loss(problem) -> OfLogLoss:

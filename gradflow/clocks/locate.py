@@ -72,8 +72,7 @@ def point_of(march, phase, moment) -> Point:
     with np.errstate(all="ignore"):
         value = float(np.exp(moment.log_loss))
         elapsed = march.plan.t_start + float(np.exp(moment.log_elapsed))
-        velocity = np.array([float(np.exp(moment.log_speed + moment.log_loss))])
-    state = march.main_state(phase, moment)
+    state, velocity = march.main_state(phase, moment), np.array([moment.speed])
     return Point(march.plan.problem, march.plan.dynamics, None, elapsed, state, value, velocity)
 
 

@@ -161,6 +161,10 @@ class March:
             from gradflow.clocks.kinked import KinkedBase
 
             phase.base = KinkedBase(plan.problem, plan.dynamics, base.log_start, base.counts)
+        elif kinked and clock.exact_time and hasattr(phase.stepper, "along_last_step"):
+            from gradflow.clocks.kinked import FollowedBase
+
+            phase.base = FollowedBase(base, phase.stepper)
         elif kinked and not clock.exact_time:
             self.notes.append(f"kinks are run over in {clock}: this flow follows them in 'time' and 'log_time' only")
         return phase
@@ -192,6 +196,8 @@ class March:
             phase, self.plan.solver, self.plan.rtol, self._atol(phase), first or None, self.deep, self.plan.at_branch
         )
         self.kinks.begin(phase.stepper, phase.moment)
+        if hasattr(phase.base, "stepper"):
+            phase.base.stepper = phase.stepper
 
     def _atol(self, phase):
         """Absolute tolerance as given, or tied to a size of the state.
@@ -380,8 +386,8 @@ class March:
         moment, rest = phase.moment, self.rest
         if rest is None or not moment.log_elapsed < LONGEST_LOG or not rest.due(np.exp(moment.log_elapsed)):
             return False
-        value, speed = np.exp(moment.log_loss), np.exp(moment.log_speed + moment.log_loss)
-        if not rest.reached(np.exp(moment.log_elapsed), self.main_state(phase, moment), float(value), float(speed)):
+        value = float(np.exp(moment.log_loss))
+        if not rest.reached(np.exp(moment.log_elapsed), self.main_state(phase, moment), value, moment.speed):
             return False
         self.notes.append(rest.note(self.plan.t_start + np.exp(moment.log_elapsed)))
         return True

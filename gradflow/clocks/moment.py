@@ -24,6 +24,7 @@ class Moment:
 
     `velocity` is dstate/dT with dT = L dt; `descent` is -d log L/dT. Times are counted from the start of the run
     (`log_elapsed`) and from the last kept moment (`log_since`); s is log(L_0/L), `s_counted` as the clock counts it.
+    `log_along` is the log of the speed along sliding kinks, where `log_speed` is that without what holds it there.
     """
 
     tau: float
@@ -37,7 +38,14 @@ class Moment:
     log_speed: float = np.nan
     log_size: float = np.nan
     log_descent: float = np.nan
+    log_along: float = np.nan
     slopes: list = field(default_factory=list, compare=False)
+
+    @property
+    def speed(self) -> float:
+        """Speed of the path in time."""
+        with np.errstate(all="ignore"):
+            return float(np.exp((self.log_speed if np.isnan(self.log_along) else self.log_along) + self.log_loss))
 
 
 class Base:

@@ -32,6 +32,9 @@ def loss(problem, theta) -> float | np.ndarray:
 def gradient_norm(problem, theta) -> float | np.ndarray:
     r"""Euclidean length :math:`|\nabla F(\theta)|` of the gradient of the objective.
 
+    At kinks relu'(0) = 0, so that it stays away from 0 where a followed flow rests on kinks; the speed of such a flow
+    is what ``gf.GradientBelow`` looks at.
+
     Parameters
     ----------
     problem : Problem

@@ -12,7 +12,7 @@ from gradflow.kinks.branch import CHOICES, chosen_sides
 from gradflow.kinks.look import NODES, Lookout, power_weights
 from gradflow.kinks.masked import MaskedNetwork
 from gradflow.kinks.record import Record
-from gradflow.kinks.slide import surface
+from gradflow.kinks.slide import point, surface
 from gradflow.kinks.wired import network_of
 from gradflow.status import Status
 from gradflow.steppers import tableaux
@@ -254,6 +254,12 @@ class Kinked:
         if t == run.t_before or run.step is None:
             return run.theta_before.copy()
         return run.step.at((t - run.step.t) / run.step.length)
+
+    def along_last_step(self, t: float, state: np.ndarray, velocity: np.ndarray) -> float:
+        """Objective and velocity at a state inside the last accepted step, under its masks and on its sliding kinks."""
+        here = point(self.network, state, *self.pattern_before)
+        velocity[:] = here.velocity
+        return float(here.value)
 
     def snapshot(self) -> dict[str, Any]:
         """What a run needs to go on: numbers and arrays, all copies; pattern, sliding kinks and record included.
