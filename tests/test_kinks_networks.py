@@ -207,7 +207,7 @@ def test_a_neuron_that_passes_through_the_origin_is_reported():
     theta[10:] *= 5.0
     run = Kinked(problem, 0.0, theta)
     assert run.advance(10.0) is Status.REACHED_END
-    assert "may not be unique after t = 1.68025: layer 1 neuron 4 leaves the origin" in run.message
+    assert "may not be unique after t = 1.20409: layer 1 neuron 4 at the origin" in run.message
     again = Kinked(problem, 0.0, theta)
     again.restore(run.snapshot())
     assert again.message == run.message

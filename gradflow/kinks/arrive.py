@@ -4,8 +4,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gradflow.kinks.branch import Branch
 from gradflow.kinks.decide import SLIDE, TIE, Leave, Undecided, settle
 from gradflow.kinks.look import Fresh
+from gradflow.kinks.origin import independent, kinks_of, meets
 from gradflow.kinks.slide import Planes, Point, Surfaces, point, ratio, surface
 from gradflow.kinks.watch import GRAZING
 
@@ -23,7 +25,8 @@ class Place:
     """State of a kinked flow: theta, stored masks (0 on sliding kinks), sliding kinks, their surface, the velocity.
 
     `held` marks sliding kinks that stay although d < 0, `fresh` the kinks that have just been left. `shadowed` kinks
-    are at 0 because sliding ones keep them there: their normals lie in the span of those.
+    are at 0 because sliding ones keep them there: their normals lie in the span of those. `holds` are groups of kinks
+    that stay at 0 or leave it together, None where they are not known.
     """
 
     theta: np.ndarray
@@ -34,16 +37,21 @@ class Place:
     surface: Planes | Surfaces | None = None
     fresh: Fresh = field(default_factory=Fresh)
     shadowed: np.ndarray = field(default_factory=lambda: NONE)
+    holds: list | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Place after an event (None: no decision), rows for the record as (kind, kinks, masks), gradients used."""
+    """Place after an event (None: no decision), rows for the record as (kind, kinks, masks), gradients used.
+
+    `branch` is a point from which several ways lead on, where a choice is waited for.
+    """
 
     place: Place | None
     rows: list
     gradients: int
     disputed: np.ndarray = field(default_factory=lambda: NONE)
+    branch: Branch | None = None
 
 
 def start(network, theta) -> Outcome:
@@ -107,6 +115,9 @@ def arrive(network, place, theta, z_before, culprits=NONE) -> Outcome:
     else:
         joint = joint[_moves(network, theta, slope, h, joint)]
     theta = restored(network, joint, theta, place.sigma)
+    met = meets(network, theta, joint)
+    if met:
+        return _held(network, place, theta, met, hits)
     if not network.flat:
         hits, place = _with_wakened(network, place, theta, hits)
     crossed = np.where(_above_another(network, hits), place.sigma[hits], 1.0 - place.sigma[hits])
@@ -114,7 +125,56 @@ def arrive(network, place, theta, z_before, culprits=NONE) -> Outcome:
     back = network.among(hits, place.fresh.kinks) & network.among(hits, culprits)
     guess[: hits.size][back] = SLIDE
     back = np.concatenate([back, np.zeros(again.size, bool)])
-    return change(network, place, theta, np.concatenate([hits, again]), guess, back, back)
+    kinks, stopped = np.concatenate([hits, again]), np.zeros(back.size, bool)
+    if hits.size > 1 and not network.flat:
+        kept, stopped = dependent(network, theta, place.sigma, place.sliding, hits)
+        place = replace(place, shadowed=np.union1d(place.shadowed, hits[kept]))
+        free = np.concatenate([~kept, np.ones(again.size, bool)])
+        stopped = np.concatenate([stopped, np.zeros(again.size, bool)])[free]
+        kinks, guess, back = kinks[free], guess[free], back[free]
+        guess[stopped] = SLIDE
+    return change(network, place, theta, kinks, guess, back, back, stopped)
+
+
+def dependent(network, theta, sigma, sliding, hits) -> tuple[np.ndarray, np.ndarray]:
+    """Which hits have normals in the span of those of sliding kinks and of earlier hits, and which hits they need."""
+    _, slope, h = network.forward(theta, sigma)
+    normals = network.normals(theta, slope, h, np.concatenate([sliding, hits]))
+    lengths = np.linalg.norm(normals, axis=1)
+    normals = normals / np.where(lengths > 0.0, lengths, 1.0)[:, None]
+    kept, needed, chosen = np.zeros(hits.size, bool), np.zeros(hits.size, bool), list(range(sliding.size))
+    for a in range(hits.size):
+        row = normals[sliding.size + a]
+        parts = np.linalg.lstsq(normals[chosen].T, row, rcond=1e-10)[0] if chosen else np.zeros(0)
+        kept[a] = lengths[sliding.size + a] > 0.0 and np.linalg.norm(row - parts @ normals[chosen]) <= SHADOW
+        if kept[a]:
+            own = np.array(chosen)[np.abs(parts) > 1e-6] - sliding.size
+            needed[own[own >= 0]] = True
+        else:
+            chosen.append(sliding.size + a)
+    return kept, needed
+
+
+def _held(network, place, theta, neurons, hits) -> Outcome:
+    """Neurons that have come to the origin are held there by as many sliding kinks as they have weights."""
+    own = np.concatenate([kinks_of(network, neuron) for neuron in neurons])
+    slid = place.sliding[network.among(place.sliding, own)]
+    kept = np.concatenate([independent(network, kinks_of(network, neuron), slid) for neuron in neurons])
+    aside = ~network.among(place.sliding, own)
+    sliding = np.concatenate([place.sliding[aside], kept])
+    order = np.argsort(sliding)
+    held = np.concatenate([place.held[aside], np.zeros(kept.size, bool)])[order]
+    sigma, sliding = place.sigma.copy(), sliding[order]
+    network.set_masks(sigma, kept, 0.0)
+    joint = surface(network, sliding)
+    new = Place(theta, sigma, sliding, held, point(network, theta, sigma, joint), joint)
+    fresh = kept[~network.among(kept, slid)]
+    rows = [("slide", fresh, masks_of(new)[np.searchsorted(sliding, fresh)])] if fresh.size else []
+    others = hits[~network.among(hits, own)]
+    if not others.size:
+        return Outcome(new, rows, 1)
+    after = change(network, new, theta, others, (1.0 - sigma[others]).astype(np.int64))
+    return replace(after, rows=[*rows, *after.rows], gradients=after.gradients + 1)
 
 
 def _above_another(network, hits) -> np.ndarray:
@@ -167,17 +227,21 @@ def _with_wakened(network, place, theta, hits):
     return hits, replace(place, sigma=sigma)
 
 
-def change(network, place, theta, kinks, guess, calm=None, lenient=None) -> Outcome:
+def change(network, place, theta, kinks, guess, calm=None, lenient=None, stopped=None) -> Outcome:
     """Settle the kinks together with the sliding ones; list who crossed, began or ended to slide.
 
-    `calm` and `lenient` mark kinks whose speed, or whose sigma near 0 and 1, is not questioned.
+    `calm` and `lenient` mark kinks whose speed, or whose sigma near 0 and 1, is not questioned; `stopped` ones slide
+    for the time being, since others depend on them.
     """
+    stopped = np.zeros(kinks.size, bool) if stopped is None else stopped
     shadowed = place.shadowed[~network.among(place.shadowed, kinks)]
     calm = np.zeros(kinks.size, bool) if calm is None else calm
     lenient = np.zeros(kinks.size, bool) if lenient is None else lenient
     kinks, guess = np.concatenate([kinks, shadowed]), np.concatenate([guess, place.sigma[shadowed].astype(np.int64)])
     others = place.sliding[~network.among(place.sliding, kinks)]
     held = place.held[~network.among(place.sliding, kinks)]
+    if place.surface is not None and not network.flat:
+        held = held | place.surface.at_origin[~network.among(place.sliding, kinks)]
     aside = NONE
     if network.flat:
         far = ~network.among(network.neurons[others], network.neurons[kinks])
@@ -186,9 +250,11 @@ def change(network, place, theta, kinks, guess, calm=None, lenient=None) -> Outc
     first = np.concatenate([guess, np.full(others.size, SLIDE)])
     quiet = np.zeros(everyone.size, bool)
     quiet[: calm.size] = calm
-    may_stay = np.concatenate([np.zeros(kinks.size, bool), held])
+    may_stay = np.concatenate([stopped, np.zeros(kinks.size - stopped.size, bool), held])
     slack = np.full(everyone.size, -TIE)
     slack[: lenient.size][lenient] = GRAZING
+    if not network.flat:
+        slack[may_stay] = np.inf
     found = settle(network, theta, place.sigma, everyone, first, aside, Leave(quiet, may_stay, slack))
     if isinstance(found, Undecided):
         return Outcome(None, [], found.gradients, found.kinks)
@@ -232,8 +298,9 @@ def _rows(network, old, new, kinks, status):
 
 
 def masks_of(place) -> np.ndarray:
-    """sigma of the sliding kinks, in order."""
-    return ratio(place.here.multipliers, place.here.attraction)
+    """sigma of the sliding kinks, in order; at the origin, which more kinks may hold, only within [0, 1]."""
+    masks = ratio(place.here.multipliers, place.here.attraction)
+    return masks if place.surface is None else np.where(place.surface.at_origin, np.clip(masks, 0.0, 1.0), masks)
 
 
 def leave(network, place, theta, kinks, sides) -> Outcome:

@@ -1,6 +1,6 @@
 """Branch points: where a sliding kink loses its attraction, and the flow goes on in more than one way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -26,7 +26,11 @@ class Branch:
     kinks : ndarray (m,)
         The kinks at which the paths part.
     sigma : ndarray (m,)
-        Their masks, which decide the shares of the paths.
+        Their masks, which decide the shares of the paths. At a corner: the share of the paths on which a kink is
+        active, a sliding one counted as half.
+    ways, shares : ndarray (k, m), (k,)
+        At a corner, where kinks meet: status of the kinks (0, 1, or 2 for sliding) on each path, likeliest first, and
+        the shares of gradient descents, counted. Elsewhere there are none: each kink goes to a side by its own mask.
 
     Examples
     --------
@@ -44,6 +48,8 @@ class Branch:
     sliding: np.ndarray
     kinks: np.ndarray
     sigma: np.ndarray
+    ways: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    shares: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 def probability_active(sigma):
@@ -76,6 +82,14 @@ def chosen_sides(choice, sigma) -> np.ndarray:
     if choice == "likely":
         return (sigma >= 0.5).astype(np.int64)
     return np.full(sigma.size, int(choice == "active"), dtype=np.int64)
+
+
+def chosen_way(choice, branch) -> np.ndarray:
+    """Status of the kinks of a corner: on the likeliest path, or that with most active, inactive or sliding kinks."""
+    wanted = {"active": 1, "inactive": 0, "stay": 2}
+    if choice not in wanted:
+        return branch.ways[0]
+    return branch.ways[np.argmax((branch.ways == wanted[choice]).sum(1))]
 
 
 def weighted_sides(sigma, most=16) -> list[tuple[float, np.ndarray]]:

@@ -94,6 +94,17 @@ def join(desk_at, wall_at, joint_at, free_at, hits):
     return 1
 
 
+@njit(**OPTIONS)
+def _fills_a_space(desk, wall):
+    """Whether the kinks of some neuron leave none of its weights free: it is at the origin."""
+    owners, count = integer_view(wall.owners, wall.count), 0
+    for r in range(wall.count if desk.flat else 0):
+        count = count + 1 if r > 0 and owners[r] == owners[r - 1] else 1
+        if count == desk.length:
+            return True
+    return False
+
+
 @procedure(INT(Desk, Wall))
 def restore(desk_at, wall_at):
     """Project the spot onto a wall, twice; 0 if normals are dependent."""
@@ -157,7 +168,8 @@ def arrive(desk_at, wall_at, next_at, joint_at, free_at):
     hits = reached(desk_at, wall_at, address_of(marks))
     for a in range(hits):
         lowest[samples[names[a]]] = min(lowest[samples[names[a]]], layers[names[a]])
-    found = join(desk_at, wall_at, joint_at, free_at, hits) and restore(desk_at, joint_at)
+    found = join(desk_at, wall_at, joint_at, free_at, hits) and not _fills_a_space(desk, at(joint_at))
+    found = found and restore(desk_at, joint_at)
     found = found and not wakes_others(desk_at, hits, address_of(marks), address_of(lowest))
     if found:
         for a in range(hits):

@@ -306,6 +306,8 @@ def speeds_of_left(desk_at, next_at):
         desk_at, next_at, count, address_of(left), address_of(speed), address_of(lengths), address_of(dark)
     ):
         return 0
+    if dark.any():
+        return 0
     _list_left(desk, count, left, speed, lengths, dark)
     keep(left)
     keep(speed)

@@ -32,7 +32,7 @@ def solve_gram(network, gram, right) -> np.ndarray:
 class Planes:
     """Sliding kinks of the first layer: planes through the origin in the space of each neuron's weights.
 
-    `pinned` neurons have so many that their weights (and bias) are 0.
+    `pinned` neurons have so many that their weights (and bias) are 0; their kinks are `at_origin`.
     """
 
     curved = stacked = False
@@ -50,6 +50,7 @@ class Planes:
         self._basis = np.vstack(bases) if bases else np.zeros((0, rows.shape[1]))
         self._owners, self._dual = np.array(owners, dtype=np.int64), dual
         self.pinned = [int(j) for j in np.unique(neurons) if owners.count(j) == rows.shape[1]]
+        self.at_origin = np.isin(neurons, self.pinned)
         self._entries, self._neurons = network.first_entries[neurons], neurons
 
     @property
@@ -99,6 +100,7 @@ class Surfaces:
     def __init__(self, network, kinks):
         self.kinks, self._network = kinks, network
         self.stacked = stacked(network, kinks, np.ones(kinks.size, bool))
+        self.at_origin = np.zeros(kinks.size, bool)
 
     def multipliers(self, theta, run, u) -> tuple[np.ndarray, np.ndarray]:
         """Multipliers lambda, and the projected velocity."""

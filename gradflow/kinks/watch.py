@@ -31,10 +31,14 @@ class Departure:
     sigma: np.ndarray
 
 
-def margins(point, held, scale) -> np.ndarray:
-    """Distance of lambda from the ends of its interval [0, d], in units of the scale; below 0 outside."""
-    sign = np.where(held, -1.0, 1.0)
-    return np.minimum(sign * point.multipliers, sign * (point.attraction - point.multipliers)) / scale
+def margins(point, place, scale) -> np.ndarray:
+    """Distance of lambda from the ends of its interval [0, d], in units of the scale; below 0 outside.
+
+    Masks do not tell when a neuron leaves the origin.
+    """
+    sign = np.where(place.held, -1.0, 1.0)
+    found = np.minimum(sign * point.multipliers, sign * (point.attraction - point.multipliers)) / scale
+    return found if place.surface is None else np.where(place.surface.at_origin, np.inf, found)
 
 
 def first_departure(place, hints, end, evaluate, limit) -> Departure | None:
@@ -56,14 +60,14 @@ def first_departure(place, hints, end, evaluate, limit) -> Departure | None:
     scale = np.maximum(np.abs(place.here.attraction), np.abs(end.attraction))
     scale = np.where(scale > 0.0, scale, 1.0)
     found = {0.0: place.here, 1.0: end}
-    slack = patience(margins(place.here, place.held, scale))
+    slack = patience(margins(place.here, place, scale))
 
     def least(x):
         if x not in found:
             found[x] = evaluate(x)
-        return (margins(found[x], place.held, scale) + slack).min()
+        return (margins(found[x], place, scale) + slack).min()
 
-    suspicious = [x for x, hint in hints if (margins(hint, place.held, scale) + slack).min() < 0.0]
+    suspicious = [x for x, hint in hints if (margins(hint, place, scale) + slack).min() < 0.0]
     if least(1.0) < 0.0:
         suspicious.append(1.0)
     if not suspicious:
@@ -88,7 +92,7 @@ def patience(start) -> np.ndarray:
 
 def _departure(place, x, point, scale, slack, evaluate):
     """Kinks that leave at x, to which side, and which of them lose their attraction there."""
-    margin = margins(point, place.held, scale) + slack
+    margin = margins(point, place, scale) + slack
     leaving = margin <= max(2.0 * EXACT, margin.min())
     branching = np.abs(point.attraction[leaving]) <= VANISHES * scale[leaving]
     kinks, d, multipliers = place.sliding[leaving], point.attraction[leaving], point.multipliers[leaving]

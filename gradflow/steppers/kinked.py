@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.kinks.arrive import NONE, Place, leave, masks_of, start
-from gradflow.kinks.branch import CHOICES, chosen_sides
+from gradflow.kinks.branch import CHOICES, chosen_sides, chosen_way
 from gradflow.kinks.look import NODES, Lookout, power_weights
 from gradflow.kinks.masked import MaskedNetwork
 from gradflow.kinks.record import Record
@@ -16,6 +16,7 @@ from gradflow.kinks.slide import point, surface
 from gradflow.kinks.wired import network_of
 from gradflow.status import Status
 from gradflow.steppers import tableaux
+from gradflow.steppers.kinked_corners import take
 from gradflow.steppers.kinked_piece import adopt, attempt
 from gradflow.steppers.kinked_rest import rests
 from gradflow.steppers.kinked_run import Run
@@ -214,7 +215,7 @@ class Kinked:
         Parameters
         ----------
         choice : {"likely", "active", "inactive", "stay"} or array_like of int
-            Where the branching kinks go, or a side 0 or 1 for each of them.
+            Where the branching kinks go, or a side 0 or 1 for each of them; at a corner one of its `ways`.
 
         Raises
         ------
@@ -227,7 +228,11 @@ class Kinked:
         kinks, sigma = run.waiting.kinks, run.waiting.sigma
         if isinstance(choice, str) and choice not in CHOICES[:-1]:
             raise ValueError(f"choice = {choice!r}: choose one of {', '.join(CHOICES[:-1])}, or give sides 0 and 1")
-        run.waiting = None
+        branch, run.waiting = run.waiting, None
+        if len(branch.ways):
+            status = chosen_way(choice, branch) if isinstance(choice, str) else np.array(choice, dtype=np.int64)
+            adopt(run, take(self.network, run.place, kinks, np.broadcast_to(status, kinks.shape)))
+            return
         if isinstance(choice, str) and choice == "stay":
             return
         sides = chosen_sides(choice, sigma) if isinstance(choice, str) else np.array(choice, dtype=np.int64)
@@ -377,7 +382,7 @@ class Kinked:
             place = run.name(branch.kinks[0]).rpartition(" sample")[0]
             parts.append(f"the flow is not unique after t = {branch.time:.6g}: {place}, sigma = {sigma}")
         for time, neuron in run.origins:
-            parts.append(f"the flow may not be unique after t = {time:.6g}: layer 1 neuron {neuron} leaves the origin")
+            parts.append(f"the flow may not be unique after t = {time:.6g}: layer 1 neuron {neuron} at the origin")
         if run.rest is not None:
             parts.append(f"at rest from t = {run.rest:.6g} on, to within a few tolerances")
         return "; ".join(part for part in parts if part)

@@ -9,6 +9,7 @@ from gradflow.kinks.branch import Branch, weighted_sides
 from gradflow.kinks.record import Record
 from gradflow.kinks.slide import surface
 from gradflow.steppers.kinked import Kinked
+from gradflow.steppers.kinked_corners import take
 from gradflow.steppers.kinked_piece import adopt
 
 
@@ -55,7 +56,8 @@ def branches(problem: Any, branch: Branch, *, most: int = 16, **options: Any) ->
     0.2 [0.9358, -0.5468, -0.5145]
     """
     paths = []
-    for share, sides in weighted_sides(branch.sigma, most):
+    corner = len(branch.ways) > 0
+    for share, sides in zip(branch.shares, branch.ways, strict=True) if corner else weighted_sides(branch.sigma, most):
         stepper = Kinked(problem, branch.time, branch.theta, **options)
         run, network = stepper._run, stepper.network
         if branch.masks.shape != (network.size,):
@@ -67,6 +69,9 @@ def branches(problem: Any, branch: Branch, *, most: int = 16, **options: Any) ->
         run.place = Place(branch.theta.copy(), branch.masks.copy(), branch.sliding.copy(), held)
         run.place.surface = surface(network, branch.sliding)
         run.place.here = run.evaluate(branch.theta)
-        adopt(run, leave(network, run.place, branch.theta, branch.kinks, sides))
-        paths.append((share, stepper))
+        if corner:
+            adopt(run, take(network, run.place, branch.kinks, sides))
+        else:
+            adopt(run, leave(network, run.place, branch.theta, branch.kinks, sides))
+        paths.append((float(share), stepper))
     return paths

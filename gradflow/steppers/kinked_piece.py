@@ -7,9 +7,10 @@ import numpy as np
 
 from gradflow.kinks.arrive import arrive, leave
 from gradflow.kinks.branch import Branch, chosen_sides
-from gradflow.kinks.look import AT_ONCE, EVENTS_AT_ONCE, LITTLE_TIME, PAUSED, STALLED, Fresh
+from gradflow.kinks.look import ALONE, AT_ONCE, EVENTS_AT_ONCE, LITTLE_TIME, PAUSED, STALLED, Fresh
 from gradflow.kinks.watch import first_departure
 from gradflow.status import Status
+from gradflow.steppers.kinked_corners import at_corners, escape, holds, leave_corner, note
 from gradflow.steppers.kinked_state import pack
 from gradflow.steppers.kinked_step import follow, try_step
 
@@ -17,7 +18,7 @@ from gradflow.steppers.kinked_step import follow, try_step
 def attempt(run, limits) -> Status | None:
     """Step as long as nothing happens, then end a step at the first event inside. Returns a reason to stop, or None."""
     t_end = limits[0]
-    reason, trial = follow(run, limits)
+    reason, trial = (ALONE, None) if holds(run.network, run.place) else follow(run, limits)
     if reason == PAUSED:
         return None
     if reason == STALLED:
@@ -45,6 +46,9 @@ def attempt(run, limits) -> Status | None:
     if place.sliding.size:
         path = functools.partial(on_path, run, trial.step)
         departure = first_departure(place, trial.hints, trial.end, path, min(x, 1.0))
+    out = escape(run, trial.step, min(x, 1.0 if departure is None else departure.x))
+    if out is not None:
+        return leave_at(run, out, trial.step)
     if departure is not None:
         return depart(run, departure, trial.step)
     if x <= 1.0:
@@ -104,6 +108,11 @@ def depart(run, departure, step):
     return finish(run, departure.x, step, leave(run.network, run.place, theta, kinks, sides))
 
 
+def leave_at(run, out, step):
+    """End a piece where a group of kinks is held at 0 no longer."""
+    return finish(run, out.x, step, leave_corner(run, step.at(out.x), out.group))
+
+
 def _stay(run, time, step, kinks, theta):
     """Go on along the ridge, or wait there for a choice."""
     place = run.place
@@ -117,6 +126,7 @@ def _stay(run, time, step, kinks, theta):
 def finish(run, x, step, outcome):
     """Take the outcome of an event at the fraction x of a step."""
     time = run.t if step is None else run.t + x * step.length
+    outcome = at_corners(run, time, outcome)
     if outcome.place is not None:
         _note_origins(run, outcome.place, time)
     if outcome.place is not None and step is not None and x > 0.0:
@@ -124,6 +134,9 @@ def finish(run, x, step, outcome):
     adopt(run, outcome)
     if run.dispute:
         return Status.STALLED_AT_KINK
+    if outcome.branch is not None:
+        note(run, outcome.branch)
+        run.waiting = outcome.branch
     times = run.record.times
     times.append(time)
     if len(times) <= EVENTS_AT_ONCE:

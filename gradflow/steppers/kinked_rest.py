@@ -182,6 +182,8 @@ def _kicks(run, reach) -> np.ndarray:
     run.counts["gradients"] += 1
     kinks = np.flatnonzero(network.live)
     kinks = np.setdiff1d(kinks, np.concatenate([place.sliding, place.shadowed]), assume_unique=True)
+    if place.surface is not None and place.surface.pinned:
+        kinks = kinks[~np.isin(network.neurons[kinks], place.surface.pinned)]
     d = network.attraction(found.delta, kinks)
     kinks, d = kinks[d < 0.0], d[d < 0.0]
     total = np.zeros(place.theta.size)

@@ -44,6 +44,13 @@ def pack(run) -> dict[str, Any]:
         "branch_masks": np.array([branch.masks for branch in branches]).reshape(-1, place.sigma.size),
         "branch_sliding": _marked(run, [branch.sliding for branch in branches]),
         "branch_sigma": _marked(run, [branch.kinks for branch in branches], [branch.sigma for branch in branches]),
+        "way_branch": np.repeat(np.arange(len(branches)), [len(branch.ways) for branch in branches]).astype(np.int64),
+        "way_share": np.concatenate([np.zeros(0), *(branch.shares for branch in branches)]),
+        "way_status": _marked(
+            run,
+            [branch.kinks for branch in branches for _ in branch.ways],
+            [status for branch in branches for status in branch.ways],
+        ),
     }
     stiff = {} if run.stiff is None else {f"stiff_{name}": value for name, value in run.stiff.snapshot().items()}
     return kept | run.counts | run.record.arrays() | stiff
@@ -92,5 +99,8 @@ def _branches(kept):
     columns = ("branch_time", "branch_theta", "branch_masks", "branch_sliding", "branch_sigma")
     for time, theta, masks, sliding, sigma in zip(*(np.asarray(kept[name]) for name in columns), strict=True):
         kinks, slides = np.flatnonzero(~np.isnan(sigma)), np.flatnonzero(~np.isnan(sliding))
-        found.append(Branch(float(time), theta.copy(), masks.copy(), slides, kinks, sigma[kinks]))
+        own = np.flatnonzero(np.asarray(kept["way_branch"]) == len(found))
+        ways = np.asarray(kept["way_status"])[np.ix_(own, kinks)].astype(np.int64)
+        shares = np.array(kept["way_share"], dtype=float)[own]
+        found.append(Branch(float(time), theta.copy(), masks.copy(), slides, kinks, sigma[kinks], ways, shares))
     return found

@@ -15,7 +15,8 @@ from gradflow.kinks.watch import first_departure
 from gradflow.status import Status
 from gradflow.steppers.field import Field
 from gradflow.steppers.kinked import Kinked
-from gradflow.steppers.kinked_piece import depart, finish, move, on_path
+from gradflow.steppers.kinked_corners import escape
+from gradflow.steppers.kinked_piece import depart, finish, leave_at, move, on_path
 from gradflow.steppers.kinked_step import first_length
 from gradflow.steppers.stiff import Stiff
 
@@ -108,6 +109,9 @@ class KinkedStiff(Kinked):
             path = functools.partial(on_path, run, step)
             hints = [(share, path(share)) for share in HINTS]
             departure = first_departure(place, hints, path(1.0), path, min(x, cut, 1.0))
+        out = escape(run, step, min(x, cut, 1.0 if departure is None else departure.x))
+        if out is not None:
+            return self._changed(leave_at(run, out, step))
         if departure is not None:
             return self._changed(depart(run, departure, step))
         if x <= min(cut, 1.0):
