@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.arguments import positive
+from gradflow.arguments import finite, positive
 from gradflow.clocks.targets import At
 from gradflow.dynamics.flow import Flow, GradientFlow, typical
 from gradflow.dynamics.normalized import LMFlow
@@ -27,9 +27,9 @@ AT_BRANCH = ("likely", "active", "inactive", "stay", "stop")
 
 def sequence_of(value, name) -> list:
     """Stops or events as a list."""
-    items = list(value) if isinstance(value, tuple | list | Sequence) else [value]
+    items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     for item in items:
-        if not hasattr(item, "measure"):
+        if not hasattr(item, "measure") or isinstance(item, type):
             raise TypeError(
                 f"{name} = {item!r}: must be a stop or an event, such as gf.LossBelow(1e-6) or gf.Event(...)"
             )
@@ -38,8 +38,7 @@ def sequence_of(value, name) -> list:
 
 def checked_end(t_end, t_start) -> Any:
     """End of a run: a number, a place in another variable, or infinity."""
-    if not math.isfinite(t_start):
-        raise ValueError(f"t_start = {t_start}: must be finite")
+    finite(t_start, "t_start")
     if t_end is None:
         return math.inf
     if isinstance(t_end, At):
@@ -57,7 +56,10 @@ def checked_atol(atol):
     """Absolute tolerance as a number, an array, or None for the default."""
     if atol is None:
         return None
-    values = np.asarray(atol, dtype=float)
+    try:
+        values = np.asarray(atol, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"atol = {atol!r}: must be a number, or one for each entry of the state") from None
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise ValueError(f"atol = {atol}: must be finite and not negative")
     return float(values) if values.ndim == 0 else values

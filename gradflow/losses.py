@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradflow.arguments import flag, real_array
+
 CODES = {"square": 0, "exponential": 1, "logistic": 2, "cross-entropy": 3}
 
 
@@ -38,6 +40,7 @@ class Square:
 
     def __post_init__(self):
         _check_reduction(self.reduction)
+        flag(self.half, "half")
 
     def prepare(self, y, outputs: int) -> np.ndarray:
         """Targets as float64 (n, k)."""
@@ -160,7 +163,7 @@ class CrossEntropy:
 
     def prepare(self, y, outputs: int) -> np.ndarray:
         """Labels as one-hot float64 (n, k)."""
-        y = _finite(y)
+        y = real_array(y, "y")
         if outputs < 2:
             raise ValueError(
                 f"cross-entropy with {outputs} output: needs one output per class, at least 2; use Logistic"
@@ -210,18 +213,8 @@ def _log1pexp(z):
     return torch.logaddexp(torch.zeros_like(z), z)
 
 
-def _finite(y) -> np.ndarray:
-    try:
-        y = np.asarray(y, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"y of type {type(y).__name__}: give an array of numbers") from None
-    if not np.isfinite(y).all():
-        raise ValueError(f"y holds {np.count_nonzero(~np.isfinite(y))} NaN or infinite entries: all must be finite")
-    return y
-
-
 def _columns(y, outputs, what):
-    y = _finite(y)
+    y = real_array(y, "y")
     if y.ndim == 1:
         y = y[:, None]
     if y.ndim != 2 or y.shape[1] != outputs:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from gradflow.activations import Activation, activation
+from gradflow.arguments import flag, whole
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,13 @@ class FullyConnected(Feedforward):
     def __post_init__(self):
         object.__setattr__(self, "widths", checked_widths(self.widths))
         object.__setattr__(self, "skips", tuple(self.skips))
+        flag(self.bias, "bias")
         if not isinstance(self.activation, str | Activation):
+            if not isinstance(self.activation, Sequence):
+                raise TypeError(
+                    f"activation = {self.activation!r}: give a name such as 'tanh', a gf.Activation, or one for each"
+                    " hidden layer; a network with another function is a torch module, see gf.FromModule"
+                )
             object.__setattr__(self, "activation", tuple(self.activation))
         self._check_skips()
         object.__setattr__(self, "activations", self._activations())
@@ -349,8 +356,9 @@ class Diagonal:
     output_size = 1
 
     def __post_init__(self):
-        if self.dim < 1 or self.depth < 1:
-            raise ValueError(f"dim = {self.dim}, depth = {self.depth}: both must be at least 1")
+        whole(self.dim, "dim")
+        whole(self.depth, "depth")
+        flag(self.signed, "signed")
 
     @property
     def input_size(self) -> int:

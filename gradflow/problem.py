@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradflow.arguments import not_negative
+from gradflow.arguments import checked_inputs, not_negative, outside_torch
 from gradflow.initial import initial
 from gradflow.kernels.select import checked_device, choose
 from gradflow.networks import Diagonal
@@ -57,15 +56,16 @@ class Problem:
 
     def __init__(self, network, loss, x, y, *, decay=0.0, backend="auto", device="cpu"):
         for name in ("shapes", "forward", "size"):
-            if not hasattr(network, name):
+            if not hasattr(network, name) or isinstance(network, type):
+                given = network.__name__ if isinstance(network, type) else type(network).__name__
                 raise TypeError(
-                    f"network = {type(network).__name__}: must be a gradflow network such as gf.FullyConnected([...]);"
+                    f"network = {given}: must be a gradflow network such as gf.FullyConnected([...]);"
                     " wrap a torch module as gf.FromModule(module, input_shape)"
                 )
-        if not hasattr(loss, "prepare"):
+        if not hasattr(loss, "prepare") or isinstance(loss, type):
             raise TypeError(f"loss = {loss!r}: must be a gradflow loss object such as gf.losses.Square()")
         self.network, self.loss = network, loss
-        self.x = _inputs(x, network)
+        self.x = checked_inputs(x, network)
         self.y = loss.prepare(y, network.output_size)
         if self.y.shape[0] != self.x.shape[0]:
             raise ValueError(f"x has {self.x.shape[0]} samples and y has {self.y.shape[0]}: the numbers must agree")
@@ -205,7 +205,7 @@ class Problem:
     def outputs(self, theta, x=None) -> np.ndarray:
         """Outputs f(x), (n, k) or (runs, n, k); x (m, d) defaults to the problem's own inputs."""
         theta = self.checked(theta)
-        x = self.x if x is None else _inputs(x, self.network)
+        x = self.x if x is None else checked_inputs(x, self.network)
         if theta.ndim == 2:
             return np.stack([self.network.forward(self.layers(row), x) for row in theta])
         return self.network.forward(self.layers(theta), x)
@@ -232,7 +232,8 @@ class Problem:
         for name, shape in shapes.items():
             block = np.asarray(layers[name], dtype=np.float64)
             if block.shape[block.ndim - len(shape) :] != shape or block.ndim > len(shape) + 1:
-                raise ValueError(f"layer {name} has shape {block.shape}: must be {shape}, or (runs, *{shape})")
+                runs = ", ".join(map(str, shape))
+                raise ValueError(f"layer {name} has shape {block.shape}: must be {shape}, or (runs, {runs})")
             blocks.append(block.reshape(*block.shape[: block.ndim - len(shape)], -1))
         return np.concatenate(blocks, axis=-1)
 
@@ -316,6 +317,7 @@ class Problem:
 
     def checked(self, theta, name="theta") -> np.ndarray:
         """`theta` as contiguous float64 of shape (P,) or (runs, P)."""
+        theta = outside_torch(theta)
         if np.iscomplexobj(theta):
             raise TypeError(f"{name} is complex: give real numbers")
         try:
@@ -377,26 +379,3 @@ def _product(kernel, theta, v):
     for point, direction, row in zip(np.atleast_2d(theta), np.atleast_2d(v), out, strict=True):
         kernel.product(point, direction, row, kernel.numbers, kernel.layout, work)
     return out.reshape(theta.shape)
-
-
-_said_float32 = False
-
-
-def _inputs(x, network) -> np.ndarray:
-    """Inputs as contiguous float64 (n, d), checked against the network."""
-    global _said_float32
-    try:
-        array = np.asarray(x)
-        if array.dtype == np.float32 and not _said_float32:
-            _said_float32 = True
-            warnings.warn("x is float32; gradflow computes in float64, so it was converted", stacklevel=3)
-        array = np.array(array, dtype=np.float64, order="C")
-    except (TypeError, ValueError):
-        raise TypeError(f"x of type {type(x).__name__}: give an array of numbers of shape (n, d)") from None
-    if array.ndim != 2 or array.shape[1] != network.input_size:
-        raise ValueError(f"x has shape {array.shape}: must be (n, {network.input_size}) for the network {network}")
-    if array.shape[0] == 0:
-        raise ValueError("x has no samples: give at least one")
-    if not np.isfinite(array).all():
-        raise ValueError(f"x holds {np.count_nonzero(~np.isfinite(array))} NaN or infinite entries: all must be finite")
-    return array

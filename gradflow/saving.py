@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from gradflow.arguments import outside_torch
+
 
 def grid_of(save_at, begin: float, end: float, dynamics, origin: float | None = None) -> np.ndarray | None:
     """Increasing times from begin to end, or None where every step is to be kept.
@@ -37,6 +39,8 @@ def grid_of(save_at, begin: float, end: float, dynamics, origin: float | None = 
 def checked_grids(record) -> dict:
     """Records as name -> (measure, grid or None)."""
     checked = {}
+    if record is not None and not hasattr(record, "items"):
+        raise TypeError(f"record = {record!r}: must be a dict, name -> function f(problem, theta)")
     for name, given in (record or {}).items():
         function, grid = given if isinstance(given, tuple) else (given, None)
         if not callable(function):
@@ -78,11 +82,12 @@ def _even(begin, end, count) -> np.ndarray:
 
 def _given(save_at, begin, end) -> np.ndarray:
     try:
-        times = np.array(save_at, dtype=np.float64)
+        times = np.array(outside_torch(save_at), dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"save_at = {save_at!r}: give a number of points, 'log', 'steps', or the times") from None
     if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-        raise ValueError("save_at: the times must be one increasing sequence of finite numbers")
+        given = "" if times.size > 5 else f" = {save_at!r}"
+        raise ValueError(f"save_at{given}: the times must be one increasing sequence of finite numbers")
     if times[0] < begin or times[-1] > end:
         raise ValueError(f"save_at runs from {times[0]:g} to {times[-1]:g}: must lie within [{begin:g}, {end:g}]")
     return times

@@ -3,6 +3,7 @@
 import cases
 import numpy as np
 import pytest
+import torch
 
 import gradflow as gf
 from gradflow.cli import main
@@ -113,3 +114,56 @@ def test_a_batch_is_cut_saved_and_loaded(problem, tmp_path):
         batch.save(tmp_path / "twelve")
     with pytest.raises(FileNotFoundError, match="with the files of a batch"):
         type(batch).load(tmp_path)
+
+
+X, Y = np.ones((2, 4)), np.ones(2)
+LINEAR, SQUARE = gf.DeepLinear([4, 1]), gf.losses.Square()
+
+
+def on_start(**options):
+    problem = gf.Problem(LINEAR, SQUARE, X, Y)
+    dynamics = options.pop("dynamics", FLOW)
+    return gf.simulate(problem, np.ones(4), dynamics, **{"t_end": 1.0, **options})
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "said"),
+    [
+        (lambda: gf.Problem(LINEAR, SQUARE, X + 0j, Y), TypeError, "x is complex: give real numbers"),
+        (lambda: gf.Problem(LINEAR, SQUARE, X, Y + 0j), TypeError, "y is complex: give real numbers"),
+        (lambda: gf.Problem(LINEAR, SQUARE, X[0], Y), ValueError, r"a single sample is x\[None\]"),
+        (lambda: gf.Problem(LINEAR, gf.losses.Square, X, Y), TypeError, "must be a gradflow loss object"),
+        (lambda: gf.Problem(gf.DeepLinear, SQUARE, X, Y), TypeError, "network = DeepLinear: must be"),
+        (lambda: gf.losses.Square(half="no"), TypeError, "half = 'no': must be True or False"),
+        (lambda: gf.FullyConnected([4, 1], bias="no"), TypeError, "bias = 'no': must be True or False"),
+        (lambda: gf.FullyConnected([4, 3, 1], np.tanh), TypeError, "see gf.FromModule"),
+        (lambda: gf.FullyConnected([4, 3, 1], None), TypeError, "activation = None: give a name"),
+        (lambda: gf.Diagonal(3, 2.5), TypeError, "depth = 2.5: must be an integer"),
+        (lambda: gf.Diagonal("a"), TypeError, "dim = 'a': must be an integer"),
+        (lambda: gf.GD(0.1, flow="lm"), TypeError, "flow = 'lm': must be a flow such as gf.LMFlow"),
+        (lambda: gf.SGD(0.1, batch_size=1, seed=-1), ValueError, "seed = -1: must be at least 0"),
+        (lambda: gf.SGD(0.1, replacement="yes"), TypeError, "replacement = 'yes': must be True or False"),
+        (lambda: gf.PowerRate("a", 2), TypeError, "coefficient = 'a': must be a number"),
+        (lambda: gf.PowerRate(1.0, np.nan), ValueError, "power = nan: must be finite"),
+        (lambda: on_start(dynamics=gf.GradientFlow({"W1": "a"})), TypeError, "rate of W1 = 'a': must be a number"),
+        (lambda: on_start(t_start="a"), TypeError, "t_start = 'a': must be a number"),
+        (lambda: on_start(atol="a"), TypeError, "atol = 'a': must be a number"),
+        (lambda: on_start(record=gf.measure.sharpness), TypeError, "must be a dict, name -> function"),
+        (lambda: on_start(save_at=2.5), ValueError, "save_at = 2.5: the times must be one increasing"),
+        (lambda: on_start(stop="loss"), TypeError, "stop = 'loss': must be a stop"),
+        (lambda: on_start(stop=gf.LossBelow), TypeError, "must be a stop or an event"),
+        (lambda: on_start(solver="RK45"), ValueError, "did you mean 'rk45'"),
+    ],
+)
+def test_what_is_wrong_is_said(call, kind, said):
+    with pytest.raises(kind, match=said):
+        call()
+
+
+@pytest.mark.filterwarnings("error")
+def test_torch_tensors_are_taken_with_their_graph():
+    x, y, theta = (torch.tensor(a, requires_grad=True) for a in (X, Y, np.ones(4)))
+    problem = gf.Problem(LINEAR, SQUARE, x, y)
+    run = gf.simulate(problem, theta, FLOW, 1.0, save_at=torch.linspace(0, 1, 3))
+    assert (run.end == on_start(save_at=3).end).all()
+    assert problem.value(theta) == problem.value(np.ones(4))

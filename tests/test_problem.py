@@ -245,7 +245,7 @@ def test_integer_data_is_converted_and_float32_data_said_once(monkeypatch):
     problem = gf.Problem(NET, SQUARE, np.array([[1, 2]]), np.array([3]))
     assert problem.x.dtype == np.float64
     assert problem.value(np.array([1, 1])) == 0.0
-    monkeypatch.setattr("gradflow.problem._said_float32", False)
+    monkeypatch.setattr("gradflow.arguments._said_float32", False)
     with pytest.warns(UserWarning, match="converted"):
         gf.Problem(NET, SQUARE, np.zeros((1, 2), np.float32), [3])
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gradflow.arguments import positive
+from gradflow.arguments import checked_seed, flag, positive, whole
 from gradflow.dynamics.flow import Flow, GradientFlow
 from gradflow.dynamics.groups import partition
 from gradflow.dynamics.normalized import LMFlow
@@ -55,7 +55,7 @@ class GD(Discrete):
 
     def __post_init__(self):
         self._check_step()
-        if self.flow.discrete:
+        if not isinstance(self.flow, Flow) or self.flow.discrete:
             raise TypeError(f"flow = {self.flow!r}: must be a flow such as gf.LMFlow(), not a discrete rule")
 
     def prepared(self, problem, theta):
@@ -146,8 +146,9 @@ class SGD(GD):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.batch_size != int(self.batch_size) or self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size}: must be an integer, at least 1")
+        whole(self.batch_size, "batch_size")
+        flag(self.replacement, "replacement")
+        checked_seed(self.seed)
 
     def prepared(self, problem, theta):
         """As GD, with the batch size checked against the data."""

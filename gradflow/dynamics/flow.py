@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 
 import numpy as np
 
+from gradflow.arguments import finite
 from gradflow.kernels.calls import call
 
 
@@ -212,11 +213,12 @@ def rated_velocity(t, state, out, chain, numbers, layout, work, coefficients):
 def rate_vector(problem, rates) -> np.ndarray:
     """Time constants (P,) from a dict by layer or a vector."""
     if isinstance(rates, dict):
-        unknown = rates.keys() - problem.network.shapes.keys()
+        shapes = problem.network.shapes
+        unknown = rates.keys() - shapes.keys()
         if unknown:
-            raise ValueError(f"rates for unknown layers {sorted(unknown)}: known are {list(problem.network.shapes)}")
+            raise ValueError(f"rates for unknown layers {sorted(unknown)}: known are {list(shapes)}")
         vector = problem.flatten(
-            {name: np.full(shape, float(rates.get(name, 1.0))) for name, shape in problem.network.shapes.items()}
+            {name: np.full(shape, finite(rates.get(name, 1.0), f"rate of {name}")) for name, shape in shapes.items()}
         )
     else:
         vector = np.asarray(rates, dtype=float).ravel()

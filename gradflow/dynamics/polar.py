@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gradflow.arguments import positive
+from gradflow.arguments import finite, positive
 from gradflow.dynamics.flow import Flow, typical
 from gradflow.dynamics.groups import checked_kind, norms, partition, spread
 from gradflow.kernels.calls import call
@@ -34,8 +34,8 @@ class PowerRate:
     power: float = 0.0
 
     def __post_init__(self):
-        if not (np.isfinite(self.coefficient) and self.coefficient > 0 and np.isfinite(self.power)):
-            raise ValueError(f"rate {self.coefficient:g} r^{self.power:g}: the coefficient must be positive and finite")
+        positive(self.coefficient, "coefficient")
+        finite(self.power, "power")
 
     def __repr__(self):
         return f"PowerRate({self.coefficient:g}, {self.power:g})" if self.power else f"{self.coefficient:g}"

@@ -88,8 +88,9 @@ def checked_solver(solver, dynamics):
     if solver in FIXED_NAMES:
         raise ValueError(f"solver = {solver!r} has a fixed step: give gf.FixedStep({solver!r}, step=...)")
     if solver not in NAMES:
-        known = ", ".join(NAMES)
-        raise ValueError(f"solver = {solver!r}: unknown; choose one of {known}, or gf.FixedStep(method, step)")
+        known, meant = ", ".join(NAMES), [name for name in NAMES if name.lower() == str(solver).lower()]
+        hint = f"did you mean {meant[0]!r}? " if meant else ""
+        raise ValueError(f"solver = {solver!r}: unknown; {hint}choose one of {known}, or gf.FixedStep(method, step)")
     return Named(solver)
 
 
