@@ -133,7 +133,8 @@ class Convolutional:
 class FromModule:
     """Any torch module as a network; theta holds its parameters in the order of ``named_parameters()``.
 
-    The module is copied in float64 and its buffers are frozen.
+    The module is copied in float64. Its buffers are frozen, and so are parameters with ``requires_grad=False``: they
+    keep their values and are no part of theta.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ class FromModule:
     TypeError
         If it is not a torch module.
     ValueError
-        If a layer is random (dropout) or keeps running statistics (batch norm) in train mode.
+        If a layer is random (dropout) or keeps running statistics (batch norm) in train mode, or nothing is trained.
 
     Examples
     --------
@@ -175,11 +176,11 @@ class FromModule:
                 raise ValueError(f"layer {name!r} ({kind}) is random in train mode: call module.eval() first")
             if layer.training and getattr(layer, "track_running_stats", False):
                 raise ValueError(f"layer {name!r} ({kind}) keeps running statistics in train mode: call module.eval()")
+        self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+        if not self.shapes:
+            raise ValueError("the module has no parameters with requires_grad=True: nothing to train")
         self.module = copy.deepcopy(module).double().requires_grad_(False)
         self.input_shape = (int(input_shape),) if isinstance(input_shape, int) else tuple(int(s) for s in input_shape)
-        self.shapes = {name: tuple(p.shape) for name, p in self.module.named_parameters()}
-        if not self.shapes:
-            raise ValueError("the module has no parameters: nothing to train")
         self.size = count(self.shapes)
         self.input_size = int(np.prod(self.input_shape))
         self.output_size = self._output_size()
@@ -191,14 +192,14 @@ class FromModule:
             try:
                 out = self.module(torch.zeros(2, *self.input_shape, dtype=torch.float64))
             except Exception as error:
-                raise ValueError(f"the module fails on input of shape (2, {self.input_shape}): {error}") from error
+                raise ValueError(f"the module fails on input of shape {(2, *self.input_shape)}: {error}") from error
         if out.ndim != 2 or out.shape[0] != 2:
             raise ValueError(f"the module maps 2 samples to shape {tuple(out.shape)}: it must return (n, k)")
         return int(out.shape[1])
 
     def start(self) -> np.ndarray:
         """Flat theta (P,) that the module was built with."""
-        return np.concatenate([p.detach().numpy().ravel() for p in self.module.parameters()])
+        return np.concatenate([self.module.get_parameter(name).numpy().ravel() for name in self.shapes])
 
     def forward(self, layers, x):
         """Outputs (n, k) for inputs (n, prod(input_shape))."""
@@ -209,6 +210,9 @@ class FromModule:
             return self.forward(tensors, torch.from_numpy(np.array(x))).numpy()
         state = dict(layers) | {name: b.to(x.device) for name, b in self.module.named_buffers()}
         return torch.func.functional_call(self.module, state, (x.reshape(x.shape[0], *self.input_shape),))
+
+    def __repr__(self):
+        return f"<{self}>"
 
     def __str__(self):
         return f"torch module {type(self.module).__name__}, {self.size} parameters"

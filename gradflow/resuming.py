@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.arguments import finite
 from gradflow.calling import checked_end, most_gradients, sequence_of
 from gradflow.loop import Interrupt, drive
 from gradflow.running import make_trajectory, plan_of, stepper_at
@@ -25,8 +26,8 @@ def extend(trajectory: Trajectory, t_end: float, **changes) -> Trajectory:
         stops = {"events": sequence_of(changes.pop("stop", ()), "stop")}
         return extended(trajectory, checked_end(t_end, trajectory.clocked.t_start), stops | changes)
     run = _run_of(trajectory)
-    if not (np.isfinite(t_end) and t_end > trajectory.t_end):
-        raise ValueError(f"t_end = {t_end}: must be finite and later than the end so far, {trajectory.t_end:g}")
+    if not finite(t_end, "t_end") > trajectory.t_end:
+        raise ValueError(f"t_end = {t_end}: must be later than the end so far, {trajectory.t_end:g}")
     arguments = run.arguments | {"t_end": float(t_end), "events": sequence_of(changes.pop("stop", ()), "stop")}
     if not isinstance(arguments["save_at"], int | str):
         arguments["save_at"] = 200

@@ -24,6 +24,8 @@ SOLVERS = {cls.__name__: cls for cls in (Named, FixedStep, Exact)}
 def save(trajectory: Trajectory, path) -> None:
     """Write a trajectory to a netCDF file, by way of a temporary file in the same folder."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file in it, such as run.nc")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a folder: make it first, or save elsewhere")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -66,6 +68,8 @@ def load(path, problem=None, dynamics=None) -> Trajectory:
     import xarray
 
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give a file in it; gf.Batch.load reads the folder of a batch")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:

@@ -167,3 +167,16 @@ def test_torch_tensors_are_taken_with_their_graph():
     run = gf.simulate(problem, theta, FLOW, 1.0, save_at=torch.linspace(0, 1, 3))
     assert (run.end == on_start(save_at=3).end).all()
     assert problem.value(theta) == problem.value(np.ones(4))
+
+
+def test_folders_and_ends_that_are_none(run, tmp_path):
+    with pytest.raises(IsADirectoryError, match="give the name of a file in it"):
+        run.save(tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"gf\.Batch\.load reads the folder"):
+        gf.Trajectory.load(tmp_path)
+    with pytest.raises(TypeError, match="t_end = 'a': must be a number"):
+        run.extend("a")
+    with pytest.raises(ValueError, match="t_end = nan: must be finite"):
+        run.extend(np.nan)
+    with pytest.raises(ValueError, match="must be later than the end so far, 1"):
+        run.extend(0.5)

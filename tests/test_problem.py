@@ -5,6 +5,7 @@ import warnings
 import cases
 import numpy as np
 import pytest
+import torch
 
 import gradflow as gf
 
@@ -259,3 +260,24 @@ def test_flatten_names_missing_and_unknown_layers():
         problem.flatten({"V1": np.zeros((1, 2))})
     with pytest.raises(ValueError, match="W1 has shape"):
         problem.flatten({"W1": np.zeros((2, 1))})
+
+
+def test_frozen_parameters_of_a_module_keep_their_values():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    module[0].requires_grad_(False)
+    network = gf.FromModule(module, (3,))
+    assert network.size == network.start().size == 5
+    assert str(network) == "torch module Sequential, 5 parameters"
+    assert repr(network) == f"<{network}>"
+    x = np.eye(3)
+    problem = gf.Problem(network, gf.losses.Square(), x, np.ones(3))
+    expected = module.double()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(problem.outputs(network.start()), expected, rtol=1e-14)
+    readout = gf.Problem(gf.FullyConnected([4, 1], bias=True), gf.losses.Square(), hidden(module, x), np.ones(3))
+    np.testing.assert_allclose(problem.gradient(network.start()), readout.gradient(network.start()), rtol=1e-12)
+    with pytest.raises(ValueError, match="no parameters with requires_grad=True"):
+        gf.FromModule(module.requires_grad_(False), (3,))
+
+
+def hidden(module, x):
+    return torch.tanh(module[0](torch.from_numpy(x))).detach().numpy()

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from gradflow.clocks.targets import At, Every
+from gradflow.clocks.moment import log_norm
+from gradflow.clocks.targets import LN10, At, Every
 from gradflow.events import LossBelow
 
 LEAST_LOSS = 1e-150
@@ -40,8 +41,7 @@ def _beyond_time(save_at) -> bool:
 
 def _begins_on_plateau(network, theta0) -> bool:
     """Whether a start is so small that the time of its escape has many digits."""
-    size = math.sqrt(np.vdot(theta0, theta0))
-    if not 0.0 < size < 1.0:
+    if not np.vdot(theta0, theta0) < 1.0:
         return False
-    degree = getattr(network, "degree", None)
-    return degree is not None and max(degree - 2, 0.5) * -math.log10(size) > LONGEST_PLATEAU
+    degree, log10_size = getattr(network, "degree", None), log_norm(theta0) / LN10
+    return degree is not None and -np.inf < log10_size and max(degree - 2, 0.5) * -log10_size > LONGEST_PLATEAU
