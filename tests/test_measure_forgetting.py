@@ -42,3 +42,25 @@ def test_other_runs_and_steps_that_are_not_saved_are_refused():
         run = gf.simulate(free, free.init(seed=1), rule, t_end=1.0, save_at=11)
         with pytest.raises(TypeError, match="must be one of gf.GD or gf.SGD"):
             gf.measure.forgetting(run, 1)
+
+
+@pytest.mark.parametrize("rule", [gf.GD(0.1), gf.SGD(0.1, batch_size=2), gf.GradientFlow()])
+def test_what_no_input_sees_decays_at_the_rate_of_the_decay(rule):
+    x, y = gf.data.random_labels(6, 10, 4)
+    problem = gf.Problem(gf.FullyConnected([10, 9, 4], "tanh"), gf.losses.Square(), x, y, decay=0.05)
+    run = gf.simulate(problem, problem.init(seed=1), rule, t_end=3.0, save_at=31, rtol=1e-10)
+    found = gf.measure.unseen_decay(run)
+    expected = 0.99 ** np.arange(31) if rule.discrete else np.exp(-0.1 * run.t)
+    assert found.law == pytest.approx(expected, rel=1e-12)
+    assert found.size == pytest.approx(expected, rel=1e-8)
+    assert found.error.max() < (1e-8 if rule == gf.GradientFlow() else 1e-14)
+    other = gf.Problem(problem.network, problem.loss, x, y, decay=0.06)
+    faster = gf.simulate(other, run.theta[0], rule, t_end=3.0, rtol=1e-10)
+    assert gf.measure.unseen_decay(faster).size[-1] < 0.98 * found.size[-1]
+
+
+def test_the_unseen_part_of_other_dynamics_is_refused():
+    run = trained(gf.GD(0.1))
+    free = gf.Problem(run.problem.network, run.problem.loss, run.problem.x, run.problem.y)
+    with pytest.raises(TypeError, match="must be one of the plain gradient flow"):
+        gf.measure.unseen_decay(gf.simulate(free, free.init(seed=1), gf.LMFlow(), t_end=1.0))

@@ -13,7 +13,7 @@ from gradflow.measure.curvature import (
     smallest_eigenvalue_bound,
 )
 from gradflow.measure.dissipation import dissipation
-from gradflow.measure.forgetting import forgetting
+from gradflow.measure.forgetting import forgetting, unseen_decay
 from gradflow.measure.layers import effective_map, layer_norms, rho, unseen
 from gradflow.measure.margin import accuracy, margin, margins, normalised_margin
 from gradflow.measure.objective import gradient_error, gradient_norm, loss
@@ -86,4 +86,5 @@ __all__ = [
     "step_lengths",
     "time_integral",
     "unseen",
+    "unseen_decay",
 ]

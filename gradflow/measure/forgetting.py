@@ -8,7 +8,7 @@ import numpy as np
 
 from gradflow.dynamics.discrete import GD
 from gradflow.dynamics.flow import GradientFlow
-from gradflow.measure.layers import layer_norms
+from gradflow.measure.layers import layer_norms, unseen
 from gradflow.measure.rank import numerical_rank, rank_tail
 
 
@@ -90,3 +90,73 @@ def forgetting(trajectory, steps: int, *, tolerance: float = 1e-10) -> Forgettin
     added = numerical_rank(problem, trajectory.end - left, tolerance=tolerance)
     tail = rank_tail(problem, trajectory.end, batch * steps)
     return Forgetting(np.asarray(added), np.asarray(tail), norms[0] / norms[1])
+
+
+class UnseenDecay(NamedTuple):
+    r"""Size of the part of the first layer that no input sees, over the saved times, relative to the start.
+
+    Attributes
+    ----------
+    size : ndarray (T,)
+        :math:`\|W_1(t) P\|_F / \|W_1(0) P\|_F`.
+    law : ndarray (T,)
+        What it must be.
+    error : ndarray (T,)
+        :math:`\|W_1(t) P - \mathrm{law}(t)\, W_1(0) P\|_F / \|W_1(0) P\|_F`.
+
+    Examples
+    --------
+    >>> UnseenDecay._fields
+    ('size', 'law', 'error')
+    """
+
+    size: np.ndarray
+    law: np.ndarray
+    error: np.ndarray
+
+
+def unseen_decay(trajectory) -> UnseenDecay:
+    r"""How the part of the first layer that no input sees decays along a run, and how it must.
+
+    .. math:: W_1(t) P = e^{-2\lambda t}\, W_1(0) P, \qquad P = I - X^+ X
+
+    along the plain flow, and with the factor :math:`(1 - 2h\lambda)^k` after k steps of descent with any batches.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+        Of ``gf.GradientFlow``, ``gf.GD`` or ``gf.SGD`` along the plain flow.
+
+    Returns
+    -------
+    UnseenDecay
+        ``size``, ``law`` and ``error`` over the saved times; NaN if all of the first layer is seen.
+
+    Raises
+    ------
+    TypeError
+        For a run of anything else.
+
+    References
+    ----------
+    M. Xu, T. Galanti, A. Rangamani, L. Rosasco, T. Poggio, The Janus effects of SGD vs GD, CBMM memo 144, 2023.
+
+    Examples
+    --------
+    >>> import gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([2, 1]), gf.losses.Square(), [[1.0, 0.0]], [[1.0]], decay=0.5)
+    >>> run = gf.simulate(problem, [3.0, 8.0], gf.GD(0.5), t_end=1.0, save_at=3)
+    >>> gf.measure.unseen_decay(run).size.tolist()
+    [1.0, 0.5, 0.25]
+    """
+    rule, problem = trajectory.dynamics, trajectory.problem
+    flow = rule.flow if isinstance(rule, GD) else rule
+    if not (isinstance(flow, GradientFlow) and flow.rates is None):
+        raise TypeError(f"a run of {rule}: must be one of the plain gradient flow, or of gf.GD or gf.SGD along it")
+    t, twice = trajectory.t - trajectory.t[0], 2 * problem.decay
+    law = (1 - rule.step * twice) ** np.round(t / rule.step) if isinstance(rule, GD) else np.exp(-twice * t)
+    parts = unseen(problem, trajectory.theta)
+    start = np.linalg.norm(parts[0])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        size, error = (np.linalg.norm(v, axis=(1, 2)) / start for v in (parts, parts - law[:, None, None] * parts[0]))
+    return UnseenDecay(size, law, error)
