@@ -188,6 +188,18 @@ class Comparison:
         """Leading-order distance ``h |e_1(t)|``, (T_i,) for each run; NaN where e_1 is not known."""
         return [h * _norms(error) for h, error in zip(self.steps, self.leading_error, strict=True)]
 
+    @property
+    def prediction_error(self) -> np.ndarray:
+        r"""Largest :math:`|(\theta_{t/h} - \theta(t))/h - e_1| / |e_1|` over the saved times, (runs,); of order h.
+
+        Times at which e_1 is 0, as the start, are left out; NaN where it is not known.
+        """
+        found = []
+        for h, difference, error in zip(self.steps, self.difference, self.leading_error, strict=True):
+            size = _norms(error)
+            found.append((_norms(difference / h - error)[size != 0] / size[size != 0]).max(initial=0.0))
+        return np.array(found)
+
     @cached_property
     def solver_error(self) -> np.ndarray:
         """The flow's own error (T,) at ``flow.t``, by a second run at rtol/10; NaN where that run ended early."""

@@ -136,6 +136,7 @@ def test_leading_error_is_the_limit(depth, limit):
     for h, difference, leading in zip(comparison.steps, comparison.difference, comparison.leading_error, strict=True):
         remainder = np.linalg.norm(difference / h - leading, axis=1)[1:]
         errors.append((remainder / np.linalg.norm(leading, axis=1)[1:]).max())
+    assert_allclose(comparison.prediction_error, errors, rtol=1e-12)
     assert errors[2] < limit
     assert_allclose(np.divide(errors[:-1], errors[1:]), 2.0, rtol=0.05)
     assert_allclose(comparison.predicted_distance[3][1:], comparison.distance[3][1:], rtol=0.01)
@@ -196,7 +197,9 @@ def test_leading_error_of_a_nonlinear_network():
 def test_leading_error_is_known_for_plain_runs_only():
     problem, start = balanced(2)
     momentum = gf.simulate(problem, start, gf.Momentum(step=0.05), 8.0, save_at=21)
-    leading = compare(flow_of(2), [momentum, descent(2, 0.05)]).leading_error
+    comparison = compare(flow_of(2), [momentum, descent(2, 0.05)])
+    leading = comparison.leading_error
+    assert_array_equal(np.isnan(comparison.prediction_error), [True, False])
     assert np.isnan(leading[0]).all()
     assert np.isfinite(leading[1]).all()
 

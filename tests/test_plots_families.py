@@ -58,6 +58,18 @@ def test_a_list_holds_one_look_for_each_line():
     assert [line.get_color() for line in drawn] == ["k", "r", "b"]
 
 
+def test_reference_lines_match_the_lines_that_they_are_of():
+    fig, ax = plots.subplots()
+    drawn = plots.lines(ax, np.ones((2, 4)), of=(0.1, 0.2))
+    plots.reference(ax, [5.0, 5.0], "limit", axis="x", of=drawn)
+    marks = ax.get_lines()[2:]
+    assert [line.get_xdata()[0] for line in marks] == [5.0, 5.0]
+    assert [line.get_color() for line in marks] == [line.get_color() for line in drawn]
+    assert [line.get_label() for line in marks[:1]] == ["limit"]
+    with pytest.raises(ValueError, match="zip"):
+        plots.reference(ax, [5.0], of=drawn)
+
+
 def test_the_start_at_time_zero_does_not_stretch_a_logarithmic_panel():
     fig, ax = plots.subplots(xscale="log")
     plots.lines(ax, [-1000.0, 1.0, 2.0], [0.0, 0.1, 1.0])

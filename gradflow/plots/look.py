@@ -309,17 +309,21 @@ def place_legend(ax) -> None:
     entries, shown = len(known), (list(known.values()), list(known))
     if entries == 0:
         return
-    legend = ax.legend(*shown, loc="best")
-    ax.get_figure(root=True).draw_without_rendering()
+    figure, legend = ax.get_figure(root=True), ax.legend(*shown, loc="best")
+    figure.draw_without_rendering()
     box = legend.get_window_extent()
     with np.errstate(all="ignore"):
         paths = [line.get_path().transformed(line.get_transform()) for line in ax.get_lines()]
     if entries > MOST_ABOVE:
         ax.legend(*shown, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     elif entries > MOST_INSIDE or any(path.intersects_bbox(box, filled=False) for path in paths):
-        columns = 3 if max(len(text.get_text()) for text in legend.get_texts()) < 20 else 2
-        rows = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": min(columns, entries)}
-        ax.legend(*shown, **rows, columnspacing=1.2)
+        rows = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2, "columnspacing": 1.2}
+        for columns in range(min(3, entries), 0, -1):
+            box = ax.legend(*shown, **rows, ncols=columns).get_window_extent()
+            if box.width <= 1.15 * ax.get_window_extent().width:
+                break
+        if ax.get_title():
+            ax.set_title(ax.get_title(), pad=72 / figure.dpi * box.height + 6)
 
 
 def matrix_symbols(problem) -> list[str]:

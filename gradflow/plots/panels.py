@@ -79,7 +79,9 @@ def coloured(values: Iterable, dynamics=None) -> Iterator[tuple[Any, str]]:
     return zip(values, shades, strict=True)
 
 
-def reference(ax, values, label: str | None = None, *, axis: str = "y", number: int = 0) -> None:
+def reference(
+    ax, values, label: str | None = None, *, axis: str = "y", number: int = 0, of: Iterable | None = None
+) -> None:
     """Thin grey line at a value that theory gives, or several.
 
     Parameters
@@ -93,6 +95,9 @@ def reference(ax, values, label: str | None = None, *, axis: str = "y", number: 
         On which the values lie.
     number : int
         Of the first dash pattern.
+    of : iterable of Line2D, optional
+        What :func:`lines` drew, one for each value, which its reference line matches in colour; all have one dash
+        pattern then.
 
     Examples
     --------
@@ -103,10 +108,14 @@ def reference(ax, values, label: str | None = None, *, axis: str = "y", number: 
     ([1.5, 2.0], 'theory')
     """
     draw = ax.axhline if axis == "y" else ax.axvline
-    for place, value in enumerate(dict.fromkeys(np.ravel(values).tolist())):
-        dashes = DASHES[1 + (number + place) % (len(DASHES) - 1)]
+    values = np.ravel(values).tolist()
+    marked = [(v, GREY) for v in dict.fromkeys(values)]
+    if of is not None:
+        marked = [(v, line.get_color()) for v, line in zip(values, of, strict=True)]
+    for place, (value, colour) in enumerate(marked):
+        dashes = DASHES[1 + (number + (place if of is None else 0)) % (len(DASHES) - 1)]
         named = label if place == 0 else None
-        draw(value, label=named, color=GREY, linewidth=1.1, linestyle=dashes, zorder=1.5)
+        draw(value, label=named, color=colour, linewidth=1.1, linestyle=dashes, zorder=1.5)
 
 
 def finish(figure) -> None:
@@ -139,5 +148,4 @@ def finish(figure) -> None:
         return
     for ax in labelled:
         if ax.get_legend() is None:
-            entries = legend_entries(ax)
-            ax.legend(list(entries.values()), list(entries), loc="best") if ax.get_title() else place_legend(ax)
+            place_legend(ax)

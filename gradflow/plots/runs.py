@@ -100,6 +100,7 @@ def singular_values(trajectories, ax=None, *, layer: str = "map", log: bool = Fa
     >>> len(gf.plots.singular_values(run).lines)
     2
     """
+
     def modes(problem, theta):
         return measure.singular_values(problem, theta, layer)
 
@@ -136,6 +137,7 @@ def alignment(trajectories, ax=None, *, over: str = "time", labels=None):
     >>> gf.plots.alignment(run).get_ylabel()
     'alignment of adjacent layers'
     """
+
     def names(problem, count):
         return [rf"$|\langle u_{{{l}}}, v_{{{l + 1}}}\rangle|$" for l in range(1, count + 1)]
 
@@ -153,7 +155,8 @@ def spectral_ratio(trajectories, ax=None, *, over: str = "time", bounds: bool = 
     over : {"time", "loss"}
         As in :func:`singular_values`.
     bounds : bool
-        Whether :func:`gradflow.measure.spectral_ratio_bound` from the start of the run is drawn, dashed.
+        Whether :func:`gradflow.measure.spectral_ratio_bound` from the start of the run is drawn where it says
+        something, dashed.
     labels : sequence of str, optional
         As in :func:`loss`.
 
@@ -345,7 +348,8 @@ def _measured(values, names, trajectories, ax, labels, over: str, *, log: bool =
         lines = draw_items(ax, runs, found, names(runs[0].problem, found[0].shape[1]), labels, over)
         for run, own in zip(runs, lines, strict=True) if bound else ():
             for line, least in zip(own, bound(run.problem, run.theta, run.theta[0]).T, strict=True):
-                ax.plot(line.get_xdata(), least, color=line.get_color(), linestyle=DASHES[1], linewidth=1.0)
+                look = {"color": line.get_color(), "linestyle": DASHES[1], "linewidth": 1.0}
+                ax.plot(line.get_xdata(), np.where(least > 0, least, np.nan), **look)
         ax.set(**settings)
     return ax
 
