@@ -184,7 +184,7 @@ def shallower(patch):
 
 MUTATIONS = [
     (double_mu, "deep-linear-classification-init-scale", "paths", "q_path"),
-    (shallower, "deep-linear-classification-init-scale", "depths", "closed_form_deep"),
+    (shallower, "deep-linear-classification-init-scale", "depths", "closed_form"),
     (transposed_layer, "low-rank-training-invariances", "deep-linear", "linear_invariant"),
     (wrong_sign, "low-rank-training-invariances", "deep-linear", "rank_one_bound"),
     (double_loss, "flat-minima-deep-linear", "flow-sharpness", "balanced_sharpness"),

@@ -29,10 +29,9 @@ def separate(samples, alpha, depth=2, flow=None, decades=DECADES):
     """Flow from u = v = alpha under the sum of exp(-margin); its weights w = u^D - v^D at losses 10^-decade."""
     network, saved = gf.Diagonal(samples.shape[1], depth), gf.at(log10_loss=-decades[:-1])
     problem = gf.Problem(network, gf.losses.Exponential("sum"), samples, np.ones(len(samples)))
-    start, options = np.full(problem.size, alpha), {"clock": "log_loss", "rtol": 1e-10, "atol": 1e-14 * alpha}
-    run = gf.simulate(
-        problem, start, flow or gf.GradientFlow(), gf.at(log10_loss=-decades[-1]), save_at=saved, **options
-    )
+    start, flow, options = np.full(problem.size, alpha), flow or gf.GradientFlow(), {"rtol": 1e-10, "clock": "log_loss"}
+    end = gf.at(log10_loss=-decades[-1])
+    run = gf.simulate(problem, start, flow, end, save_at=saved, atol=1e-14 * alpha, **options)
     return run, run.measure(gf.measure.effective_map)[1:]
 
 
@@ -43,30 +42,30 @@ def excess(w, norm=1):
 
 
 def path(alpha, depth, points):
-    """Weights along the path with their excess l1 norm, and the drifts."""
-    decades = np.unique(np.append(np.geomspace(1, DECADES[-1], points), DECADES))
+    """Weights along the path with their excess norms, and the drifts."""
+    decades = np.unique([*np.geomspace(1, DECADES[-1], points), *DECADES])
     run, w = separate(SAMPLES, alpha, depth, decades=decades)
-    found = {"decade": ("decade", decades), "w": (("decade", "entry"), w), "l1": ("decade", excess(w))}
-    return found | {name: drift.max() for name, drift in run.drift.items()}
+    found = {"decade": decades, "l1": excess(w), "l2": excess(w, 2)}
+    kept = {name: drift.max() for name, drift in run.drift.items()}
+    return {name: ("decade", values) for name, values in found.items()} | {"w": (("decade", "entry"), w)} | kept
 
 
 @PAPER.figure(minutes=0.1, claims=9)
 def paths(alphas=(0.01, 0.1, 1.0, 10.0, 100.0), points=81):
-    """Excess l1 norm of w over its margin, from a loss of 0.1 to 1e-10000, for five scales alpha of the start.
-
-    Left: against the excess l2 norm, one curve per alpha, and the curve of the least Q_mu over all mu (dashed). Right:
-    against log10(1/loss), with the least Q_mu at mu = alpha^2/log(1/loss) (dashed).
+    """From a loss of 0.1 to 1e-10000, five scales alpha of the start; dashed: the least Q_mu, left over all mu, right
+    at mu = alpha^2/log(1/loss).
     """
     runs = gf.sweep(path, alpha=alphas, depth=2, points=points)
     ideal = gf.sweep(
         lambda alpha, decade: ("entry", gf.exact.diagonal_max_margin(SAMPLES, alpha**2 / (np.log(10) * decade))),
         alpha=alphas, decade=runs.decade.values).value  # fmt: skip
     gap = np.linalg.norm(runs.w - np.log(10) * runs.decade * ideal, axis=2) / np.linalg.norm(ideal, axis=2)
-    runs["l2"], runs["gap"] = (("alpha", "decade"), excess(runs.w.values, 2)), (("alpha", "decade"), gap)
+    runs["gap"] = (("alpha", "decade"), gap)
     curve = np.array([gf.exact.diagonal_max_margin(SAMPLES, mu) for mu in np.geomspace(1e-9, 1e5, 141)])
     thin, scales = {"color": "k", "linestyle": "--", "linewidth": 0.9}, ["linear", "log"]
     fig, axes = gf.plots.subplots(1, 2, xlabel=[r"excess $\ell_2$ norm", LOSS], ylabel=L1, xscale=scales, yscale=scales)
-    gf.plots.lines(axes[0], runs.l1, runs.l2, label=r"$\alpha = {:g}$", linewidth=2.5, alpha=0.8)
+    widths = np.linspace(6, 2, len(alphas)).tolist()
+    gf.plots.lines(axes[0], runs.l1, runs.l2, label=r"$\alpha = {:g}$", linewidth=widths)
     gf.plots.lines(axes[0], excess(curve), excess(curve, 2), **thin)
     gf.plots.lines(axes[1], runs.l1, label=r"$\alpha = {:g}$")
     gf.plots.lines(axes[1], excess(ideal.values), runs.decade, **thin)
@@ -82,18 +81,16 @@ def paths(alphas=(0.01, 0.1, 1.0, 10.0, 100.0), points=81):
         gf.Claim("kernel", "alpha = 100 at 1e-10000: excess l1 norm", hundred[-1], above=0.33),
         gf.Claim("kernel_l2", "and excess l2 norm", runs.l2.loc[100, 1e4], below=8e-4),
         gf.Claim("extreme", "alpha = 10 is still near the l2 separator at 1e-100: excess", ten.loc[100], above=0.33),
-        gf.Claim("slope", "alpha = 1: the excess l1 norm falls as log(1/L)^-0.62", slope, expected=0.62, within=0.02),
-        gf.Claim("identity", "log(1/L) is the clock's s: relative error", runs.identity_error, below=1e-6),
-        gf.Claim("invariant", "u v = alpha^2, relative", runs.coordinates, below=1e-7),
+        gf.Claim("slope", "alpha = 1: the excess l1 norm falls as log(1/L)^-0.62", slope, expected=0.62, within=5e-3),
+        gf.Claim("identity", "log(1/L) is the clock's s: relative error", runs.identity_error, below=3e-7),
+        gf.Claim("invariant", "u v = alpha^2, relative", runs.coordinates, below=1e-9),
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=0.2, claims=7, small={"scales": (1e-3, 1.0, 10.0)})
+@PAPER.figure(minutes=0.2, claims=6, small={"scales": (1e-3, 1.0, 10.0)})
 def depths(scales=(1e-3, 1e-2, 0.1, 1.0, 10.0), alphas=(1.0, 0.1), points=41):
-    """Depths two, three and four. Left: excess l1 norm for alpha = 1 (full) and 0.1 (dashed).
-
-    Deep networks turn sooner. Right: relative error of w down to a loss of 1e-10000 on one sample, where a closed form
-    is known at every depth.
+    """Left: excess l1 norm for alpha = 1 (full) and 0.1 (dashed): deep networks turn sooner. Right: error of w down to
+    a loss of 1e-10000 on one sample, where a closed form is known at every depth.
     """
 
     def error(depth, alpha):
@@ -105,21 +102,19 @@ def depths(scales=(1e-3, 1e-2, 0.1, 1.0, 10.0), alphas=(1.0, 0.1), points=41):
     primal, polar = separate(SAMPLES, 1.0)[1], gf.PolarFlow(angular_rate=gf.PowerRate(1, -2))
     dual, cubic = separate(SAMPLES, 1.0, flow=polar)[1], separate(SINGLE, 0.1, 3)[1]
     last, early = runs.l1[..., -1], runs.l1.loc[0.1, 3, 10] / runs.l1.loc[0.1, 2, 10]
-    fig, axes = gf.plots.subplots(
-        1, 2, xlabel=[LOSS, r"scale $\alpha$ of the start"], ylabel=[L1, "relative error of $w$"], xscale="log",
-        yscale="log")  # fmt: skip
+    labels = {"xlabel": [LOSS, r"scale $\alpha$ of the start"], "ylabel": [L1, "relative error of $w$"]}
+    fig, axes = gf.plots.subplots(1, 2, xscale="log", yscale="log", **labels)
     gf.plots.lines(axes[0], runs.l1[0], label="depth {}")
     gf.plots.lines(axes[0], runs.l1[1], label="depth {}", linestyle="--")
     gf.plots.lines(axes[1], errors, label="depth {}", marker="o")
     axes[1].set_ylim(1e-12, 1e-7)
     return fig, gf.plots.drawn(fig), [
-        gf.Claim("closed_form_N1", "one sample: w = 2 alpha^2 sinh(4 nu z), relative", errors.loc[2], below=1e-8),
-        gf.Claim("closed_form_deep", "w = alpha^D ((1 - kappa z)^(-D/(D-2)) - (1 + kappa z)^(-D/(D-2))), D = 3, 4",
-                 errors.loc[[3, 4]], below=1e-8),
-        gf.Claim("cubic", "D = 3, alpha = 0.1: w_2", cubic[-1, 1], expected=0.00244604, within=1e-8),
+        gf.Claim("closed_form", "one sample: w = 2 alpha^2 sinh(4 nu z); for D = 3, 4 alpha^D ((1 - kappa z)^(-D/(D-2))"
+                 " - (1 + kappa z)^(-D/(D-2))), relative", errors, below=1e-8),
+        gf.Claim("cubic", "D = 3, alpha = 0.1: w_2", cubic[-1, 1], expected=0.00244604, within=5e-9),
         gf.Claim("excess", "the excess l1 norms at 1e-10000 equal those of an independent solver, relative",
                  abs(last / (DEEP - 1) - 1), below=6e-3),
-        gf.Claim("invariant_deep", "u^(2-D) + v^(2-D), for D = 2 u v, is constant", runs.coordinates, below=1e-7),
-        gf.Claim("primal_dual", "the flow in log u and log v has the same w", abs(primal / dual - 1), below=1e-7),
+        gf.Claim("invariant_deep", "u^(2-D) + v^(2-D), for D = 2 u v, is constant", runs.coordinates, below=2e-9),
+        gf.Claim("primal_dual", "the flow in log u and log v has the same w", abs(primal / dual - 1), below=5e-9),
         gf.Claim("deeper_is_sooner", "alpha = 0.1: excess l1 norm at 1e-10, depth 3 over depth 2", early, below=0.1),
     ]  # fmt: skip

@@ -27,64 +27,58 @@ def regression(depth, network=None):
 
 
 def flow(depth, scale):
-    """Where the flow ends, and what it keeps on the way."""
-    problem, _, minima = regression(depth)
+    """Where the flow ends, what it keeps on the way, and the sharpness of the balanced minimum built from w."""
+    problem, w, minima = regression(depth)
     start, tight = problem.init(np.sqrt(5) * scale, seed=7), {"rtol": 1e-10, "atol": 1e-12}
     run = gf.simulate(problem, start, gf.GradientFlow(), stop=gf.LossBelow(1e-20), **tight)
-    ratio, gap = gf.measure.sharpness(problem, run.end) / minima.bound, gf.measure.rank_gap(problem, run.end).max()
+    sharpness, gap = gf.measure.sharpness(problem, run.end), gf.measure.rank_gap(problem, run.end).max()
     excess = max(values.max() for values in gf.measure.rank_one_excess(problem, run.theta, start).values())
-    found = {"misalignment": 1 - gf.measure.alignment(problem, run.end).min() ** 2, "drift": run.max_drift}
-    return found | {"ratio": ratio, "gap": gap, "excess": excess}
+    balanced = gf.measure.sharpness(problem, problem.with_data(np.eye(5), w).init(scheme="aligned"))
+    found = {"ratio": sharpness / minima.bound, "above_balanced": abs(sharpness / minima.balanced - 1)}
+    found["misalignment"] = 1 - gf.measure.alignment(problem, run.end).min() ** 2
+    kept = {"gap": gap, "excess": excess, "drift": run.max_drift}
+    return found | kept | {"balanced": balanced, "formula": abs(balanced / minima.balanced - 1)}
 
 
 @PAPER.figure(minutes=0.3, claims=8, small={"scales": {3: (0.003, 0.1, 0.5), 5: (0.05, 0.4)}})
 def flow_sharpness(scales=SCALES):
-    """Where the flow ends, against the scale of the start: sharpness over its lower bound, and misalignment.
-
-    Crosses at the left: the balanced minimum, the limit of small scales.
+    """Where the flow ends, against the scale of the start: its sharpness S over the lower bound, and relative to that
+    of the balanced minimum, which small starts tend to; misalignment of adjacent layers.
     """
-    labels = [r"sharpness $S / (2 L a)$ at the end", r"misalignment $1 - \langle u_k, v_{k+1}\rangle^2$"]
-    fig, axes = gf.plots.subplots(1, 2, xlabel=SCALE, ylabel=labels, xscale="log", yscale="log")
-    parts, explicit, balanced = [], [], {}
+    labels = [r"sharpness $S / (2 L a)$", r"$|S / S_{\rm balanced} - 1|$", r"$1 - \langle u_k, v_{k+1}\rangle^2$"]
+    fig, axes = gf.plots.subplots(1, 3, xlabel=SCALE, ylabel=labels, xscale="log", yscale=["linear", "log", "log"])
+    parts = []
     for depth, colour in gf.plots.coloured(scales):
-        problem, w, minima = regression(depth)
-        aligned = problem.with_data(np.eye(5), w).init(scheme="aligned")
-        explicit.append(gf.measure.sharpness(problem, aligned) / minima.balanced - 1)
-        balanced[depth] = minima.balanced / minima.bound
         parts.append(gf.sweep(flow, depth=[depth], scale=scales[depth]))
-        for ax, name in zip(axes, ("ratio", "misalignment"), strict=True):
+        for ax, name in zip(axes, ("ratio", "above_balanced", "misalignment"), strict=True):
             gf.plots.lines(ax, parts[-1][name], label="{} layers", color=colour, marker="o")
-        axes[0].plot(0.002, balanced[depth], "x", color=colour)
-    every = {name: np.concatenate([part[name][0] for part in parts]) for name in ("ratio", "drift", "excess")}
+    gf.plots.reference(axes[0], 1.0)
     found = xarray.concat(parts, "depth", join="outer")
-    smallest, largest = found.ratio.loc[3, [0.003, 0.5]]
+    small, large = (found.sel(depth=3, scale=scale) for scale in (0.003, 0.5))
+    five = found.balanced.sel(depth=5).max()
     return fig, found, [
-        gf.Claim("lower_bound", "S >= 2 L a |w*|^(2-2/L) at every minimum reached", every["ratio"], above=1 - 1e-9),
-        gf.Claim("balanced_sharpness", "that of the balanced minimum is S_bal, relative", np.abs(explicit), below=1e-8),
-        gf.Claim("balanced_five", "S_bal for five layers", regression(5)[2].balanced, expected=10.564939, within=1e-6),
-        gf.Claim("small_scale_limit", "scale 0.003: S = S_bal, relative", abs(smallest / balanced[3] - 1), below=1e-4),
-        gf.Claim("scale_matters", "scale 0.5: S over S_bal", largest / balanced[3], above=1.5),
-        gf.Claim("balancedness", "W_{k+1}^T W_{k+1} - W_k W_k^T is constant", every["drift"], below=1e-8),
-        gf.Claim("rank_one_alignment", "bounds of rank, norm, alignment at all times", every["excess"], below=1e-9),
-        gf.Claim("rank_one", "scale 0.003: |W_k|_F^2 - |W_k|_2^2 at the end", found.gap.loc[3, 0.003], below=2e-4),
+        gf.Claim("lower_bound", "S >= 2 L a |w*|^(2-2/L) at every minimum reached", found.ratio.min(), above=1 - 1e-9),
+        gf.Claim("balanced_sharpness", "that of the balanced minimum is S_bal", found.formula.max(), below=3e-14),
+        gf.Claim("balanced_five", "10.564939 for five layers", five, expected=10.564939, within=1e-6),
+        gf.Claim("small_scale_limit", "scale 0.003: S = S_bal, relative", small.above_balanced, below=5e-6),
+        gf.Claim("scale_matters", "scale 0.5: S over S_bal - 1", large.above_balanced, above=0.5),
+        gf.Claim("balancedness", "W_{k+1}^T W_{k+1} - W_k W_k^T is constant", found.drift.max(), below=2e-11),
+        gf.Claim("rank_one_alignment", "bounds of rank, norm, alignment at all times", found.excess.max(), below=1e-9),
+        gf.Claim("rank_one", "scale 0.003: |W_k|_F^2 - |W_k|_2^2 at the end", small.gap, below=2e-4),
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=0.3, claims=6, small={"scales": (0.25, 0.4), "repetitions": 2, "steps": (0.07, 0.1)})
+@PAPER.figure(minutes=0.3, claims=5, small={"scales": (0.25, 0.4), "repetitions": 2, "steps": (0.07, 0.1)})
 def descent_sharpness(scales=STARTS, repetitions=4, steps=(0.005, 0.02, 0.07, 0.1)):
-    """Final sharpness of gradient descent on ten layers against the scale of the start, for several steps.
+    """Ten layers: final sharpness of descent against the scale of the start, 2/h (dashed), and that of the start.
 
-    Dashed: 2/step; dotted: the lower bound 2 L a and the upper line 8 L lambda_max. Black: sharpness of the start.
-    Descent ends below 2/step, or diverges at large scales (not drawn); with step 0.1 > 1/(L a) = 0.095 it does not
-    converge, and what is drawn is where it stopped.
+    Descent ends below 2/h, or diverges at large scales (not drawn). With h = 0.1 > 1/(L a) = 0.095 it does not
+    converge; what is drawn is where it stopped.
     """
     problem, w, minima = regression(10)
 
-    def start(scale, seed=7):
-        return problem.init(np.sqrt(5) * scale, seed=seed)
-
     def descent(step, scale):
-        starts = np.array([start(scale, 7 + k) for k in range(repetitions)])
+        starts = np.array([problem.init(np.sqrt(5) * scale, seed=7 + k) for k in range(repetitions)])
         runs = gf.simulate(problem, starts, gf.GD(step), t_end=max(200.0, 4000 * step), save_at=2)
         end = np.where((runs.status == gf.Status.REACHED_END)[:, None], runs.end, np.nan)
         distance = ((gf.measure.effective_map(problem, end)[:, 0] - w) ** 2).sum(1)
@@ -92,57 +86,52 @@ def descent_sharpness(scales=STARTS, repetitions=4, steps=(0.005, 0.02, 0.07, 0.
         return {"start": before.mean(), "sharpness": ("run", after), "squared_distance": ("run", distance)}
 
     runs = gf.sweep(descent, step=steps, scale=scales)
-    fig, ax = gf.plots.subplots(xlabel=SCALE, ylabel="sharpness", yscale="log", ylim=(5, 3e4))
+    fig, ax = gf.plots.subplots(xlabel=SCALE, ylabel="sharpness", yscale="log", ylim=(0.1, 3e4))
     gf.plots.lines(ax, runs.start[0], color="k", label="start")
-    look = {"label": "$h = {:g}$", "dynamics": gf.GD(1.0), "marker": "o"}
-    for line, h in zip(gf.plots.lines(ax, runs.sharpness.mean("run"), **look), steps, strict=True):
-        ax.axhline(2 / h, color=line.get_color(), linestyle="--", linewidth=1.0)
-    gf.plots.reference(ax, minima.bound, r"$2La$, $8L\lambda_{\max}$", number=1)
-    gf.plots.reference(ax, 80 * np.linalg.norm(problem.x, 2) ** 2 / 50, number=1)
-    drifts = [gf.simulate(problem, start(0.35), gf.GD(h), 100.0, save_at=11).max_drift for h in (0.02, 0.01, 0.005)]
+    ends = gf.plots.lines(ax, runs.sharpness.mean("run"), label="$h = {:g}$", dynamics=gf.GD(1.0), marker="o")
+    gf.plots.reference(ax, 2 / np.array(steps), of=ends)
+    upper = 80 * np.linalg.norm(problem.x, 2) ** 2 / problem.n
+    gf.plots.reference(ax, [minima.bound, upper], r"$2La$, $8L\lambda_{\max}$", number=1)
+    start = problem.init(np.sqrt(5) * 0.35, seed=7)
+    drifts = [gf.simulate(problem, start, gf.GD(h), 100.0, save_at=11).max_drift for h in (0.02, 0.01, 0.005)]
     distance, flattest = runs.squared_distance, runs.sharpness.loc[:0.09, 0.25]
     edge = runs.sharpness.loc[0.07, 0.4][distance.loc[0.07, 0.4] < 1e-8] * 0.07 / 2
     return fig, runs, [
-        gf.Claim("below_two_over_step", "step 0.07, scale 0.4: S <= 2/h where converged", edge, below=1 + 1e-6),
-        gf.Claim("edge", "and S is just below it", edge, above=0.98),
-        gf.Claim("above_critical", "step 0.1 > 1/(L a): least |w - w*|^2", distance.loc[0.1].min(), above=1e-3),
-        gf.Claim("below_critical", "step 0.07, scale 0.25: all |w - w*|^2", distance.loc[0.07, 0.25], below=1e-8),
+        gf.Claim("edge", "h = 0.07, scale 0.4: S over 2/h where converged", edge, above=0.98, below=1 + 1e-6),
+        gf.Claim("above_critical", "h = 0.1 > 1/(L a): least |w - w*|^2", distance.loc[0.1].min(), above=5e-3),
+        gf.Claim("below_critical", "h = 0.07, scale 0.25: all |w - w*|^2", distance.loc[0.07, 0.25], below=1e-28),
         gf.Claim("flat", "scale 0.25, other steps: S over 2 L a", flattest / minima.bound, above=1.0, below=1.2),
-        gf.Claim.halves("gd_drift", "halving h halves the drift of the balance at t = 100", drifts, within=0.2),
+        gf.Claim.halves("gd_drift", "halving h halves the drift of the balance at t = 100", drifts, within=0.1),
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=0.5, claims=6, small={"depths": (5, 10, 20), "repetitions": 2, "steps": 9})
-def critical_step(depths=(5, 10, 20, 40), repetitions=10, steps=25, iterations=1000, strength=0.25):
-    """Residual networks: squared distance to the solution after a thousand steps of descent, against the step.
-
-    Dashed: the critical step 1/(L a). Start I + strength/sqrt(L d) N with a fixed random read-out; diverged runs are
-    left out of the means.
+@PAPER.figure(minutes=0.5, claims=2, small={"depths": (5, 10, 20), "repetitions": 2, "points": 5})
+def critical_step(depths=(5, 10, 20, 40), repetitions=10, points=19, iterations=1000, strength=0.25):
+    """Residual networks: squared distance to the solution after a thousand steps of descent, mean of the runs that do
+    not diverge, against the step; dashed: 1/(L a). Start I + strength/sqrt(L d) N, a fixed random read-out.
     """
     readout = gf.data.unit_rows(np.random.default_rng(3).standard_normal((1, 5)))
 
-    def descent(depth, step):
-        problem, w, _ = regression(depth, gf.ResidualLinear(depth, 5, readout))
+    def descent(depth, ratio):
+        problem, w, minima = regression(depth, gf.ResidualLinear(depth, 5, readout))
         starts = np.array([problem.init(strength / np.sqrt(depth), seed=k) for k in range(repetitions)])
+        critical = 2 / minima.bound
+        step = ratio * critical
         last = step * np.arange(iterations - 100, iterations + 1)
         runs = gf.simulate(problem, starts, gf.GD(step), t_end=step * iterations, save_at=last)
         squared = ((runs.measure(gf.measure.effective_map)[:, :, 0] - w) ** 2).mean(2)
         squared[runs.status != gf.Status.REACHED_END] = np.nan
-        return {"distance": ("run", squared[:, -1]), "furthest": ("run", squared.max(1))}
+        known = {"distance": ("run", squared[:, -1]), "furthest": ("run", squared.max(1))}
+        return known | {"step": step, "critical": critical}
 
+    ratios = np.unique([*np.geomspace(0.3, 3.0, points), 0.75, 1.1])
+    runs = gf.sweep(descent, depth=depths, ratio=ratios)
     fig, ax = gf.plots.subplots(xlabel="step", ylabel=r"mean of $|w - w_*|^2 / d$", xscale="log", ylim=(-0.01, 0.21))
-    claims = []
-    for depth, colour in gf.plots.coloured(depths):
-        critical = 2 / regression(depth)[2].bound
-        grid = np.unique(np.append(np.geomspace(1e-2, 10**-0.3, steps), [0.75 * critical, 1.1 * critical]))
-        runs = gf.sweep(descent, depth=[depth], step=grid)
-        gf.plots.lines(ax, runs.distance.mean("run"), label="$L = {}$", color=colour, marker=".")
-        ax.axvline(critical, color=colour, linestyle="--", linewidth=1.0)
-        furthest = runs.furthest.fillna(np.inf)
-        most = furthest.sel(step=slice(0.7500001 * critical)).max()
-        least = furthest.sel(step=slice(1.0999999 * critical, None)).min()
-        claims += [
-            gf.Claim(f"converges_{depth}", f"L = {depth}: all converge for steps <= 0.75/(L a)", most, below=1e-6),
-            gf.Claim(f"never_{depth}", f"L = {depth}: none converges for steps >= 1.1/(L a)", least, above=1e-6),
-        ] if depth <= 20 else []  # fmt: skip
-    return fig, gf.plots.drawn(fig), claims
+    ends = gf.plots.lines(ax, runs.distance.mean("run"), runs.step, label="$L = {}$", marker=".")
+    gf.plots.reference(ax, runs.critical[:, 0], axis="x", of=ends)
+    furthest = runs.furthest.fillna(np.inf).sel(depth=slice(None, 20))
+    small, large = furthest.sel(ratio=slice(None, 0.75)), furthest.sel(ratio=slice(1.1, None))
+    return fig, runs, [
+        gf.Claim("converges", "L = 5, 10, 20: all converge for steps up to 0.75/(L a)", small, below=5e-12),
+        gf.Claim("never", "L = 5, 10, 20: none converges for steps from 1.1/(L a)", large, above=1e-3),
+    ]  # fmt: skip
