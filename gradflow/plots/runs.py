@@ -346,8 +346,9 @@ def _measured(values, names, trajectories, ax, labels, over: str, *, log: bool =
     found = [values(run.problem, run.theta) for run in runs]
     with panel(ax, log) as ax:
         lines = draw_items(ax, runs, found, names(runs[0].problem, found[0].shape[1]), labels, over)
-        for run, own in zip(runs, lines, strict=True) if bound else ():
-            for line, least in zip(own, bound(run.problem, run.theta, run.theta[0]).T, strict=True):
+        bounds = [] if bound is None else [bound(run.problem, run.theta, run.theta[0]) for run in runs]
+        for own, found_bounds in zip(lines, bounds, strict=False):
+            for line, least in zip(own, found_bounds.T, strict=True):
                 look = {"color": line.get_color(), "linestyle": DASHES[1], "linewidth": 1.0}
                 ax.plot(line.get_xdata(), np.where(least > 0, least, np.nan), **look)
         ax.set(**settings)
