@@ -33,11 +33,11 @@ def sweep(function: Callable[..., Any], measures: Any = (), /, **settings: Any):
     Returns
     -------
     xarray.Dataset
-        Its dimensions are the swept settings, then those of each result. Of trajectories: ``loss`` and the records over
-        ``t`` (``log10_loss`` too where they ran in a clock), and the measures; where the saved times differ, ``t`` is a
-        variable and the dimension is ``saved``. Of numbers and arrays: ``value``, or the names of the dict. What is
-        shorter at some settings, as a run that ended early, is filled up with NaN. Settings that are not numbers are
-        told apart by their text.
+        Its dimensions are the swept settings, then those of each result. Of trajectories: over ``t`` the ``loss`` and
+        the records that all have (``log10_loss`` too if all ran in a clock), and the measures; where the saved times
+        differ, ``t`` is a variable and the dimension is ``saved``. Of numbers and arrays: ``value``, or the names of
+        the dict. What is shorter at some settings, as a run that ended early, is filled up with NaN. Settings that are
+        not numbers are told apart by their text.
 
     Raises
     ------
@@ -68,8 +68,8 @@ def sweep(function: Callable[..., Any], measures: Any = (), /, **settings: Any):
     points = [dict(zip(swept, point, strict=True)) for point in product(*swept.values())]
     with interrupts_raise():
         given = [function(**settings | point) for point in points]
-    axis = _axis(given)
-    results = [_named(result, chosen, axis) for result in given]
+    axis, shared = _axis(given), _shared(given)
+    results = [_named(result, chosen, axis, shared) for result in given]
     for point, result in zip(points, results, strict=True):
         if result.keys() != results[0].keys():
             raise ValueError(f"at {point} the function returned {', '.join(result)} instead of {', '.join(results[0])}")
@@ -104,11 +104,18 @@ def _axis(results: list) -> str:
     return "t" if not times or _agree(_stacked("t", times)) else "saved"
 
 
-def _named(result, measures: dict, axis: str) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+def _shared(results: list) -> set[str]:
+    """Names of what is known over the saved times of every trajectory."""
+    names = [_over_time(result).keys() for result in results if isinstance(result, Trajectory)]
+    return set(names[0]).intersection(*names) if names else set()
+
+
+def _named(result, measures: dict, axis: str, shared: set[str]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """Name -> (dimensions, array) of what a function returned."""
     if isinstance(result, Trajectory):
         ends = {name: measure(result.problem, result.end) for name, measure in measures.items()}
-        result = _of_run(result, axis) | ends
+        kept = {name: values for name, values in _over_time(result).items() if name in shared}
+        result = {name: ((axis, *(f"{name}_{k}" for k in range(1, v.ndim))), v) for name, v in kept.items()} | ends
     named = {}
     for name, value in (result if isinstance(result, dict) else {"value": result}).items():
         dims, array = value if isinstance(value, tuple) else (None, value)
@@ -118,13 +125,12 @@ def _named(result, measures: dict, axis: str) -> dict[str, tuple[tuple[str, ...]
     return named
 
 
-def _of_run(run: Trajectory, axis: str) -> dict:
+def _over_time(run: Trajectory) -> dict[str, Any]:
     """What a trajectory holds over its saved times."""
     shown = {"t": run.t, "loss": run.loss}
     if run.clocked is not None:
         shown["log10_loss"] = run.log10_loss
-    shown |= {name: record for name, record in run.records.items() if record.t.size == run.t.size}
-    return {name: ((axis, *(f"{name}_{k}" for k in range(1, v.ndim))), v) for name, v in shown.items()}
+    return shown | {name: record for name, record in run.records.items() if record.t.size == run.t.size}
 
 
 def _stacked(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:

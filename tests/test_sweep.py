@@ -103,3 +103,11 @@ def test_an_interrupt_ends_the_sweep_and_not_one_run_of_it(quadratic):
     with pytest.raises(KeyboardInterrupt):
         gf.sweep(interrupted, step=(0.5, 0.25))
     assert calls == [0.5]
+
+
+def test_records_that_some_runs_lack_are_left_out():
+    wide = gf.Problem(gf.Diagonal(2, signed=False), gf.losses.Square(), np.eye(2), [1.0, 1.0])
+    flows = [gf.GradientFlow(), gf.PolarFlow()]
+    runs = gf.sweep(lambda i: gf.simulate(wide, [0.5, 0.5], flows[i], 1.0, save_at=5), i=(0, 1))
+    assert set(runs.variables) == {"i", "t", "loss"}
+    assert "radius" in gf.sweep(lambda i: gf.simulate(wide, [0.5, 0.5], flows[1], 1.0), i=(0, 1))

@@ -20,7 +20,7 @@ from gradflow.plots.look import (
 
 
 def colours(dynamics, count: int | None = None):
-    """Colour of a dynamics as in all figures of the library, or `count` shades of it from dark to light.
+    """Colour of a dynamics as in all figures of the library, or `count` shades of it from dark to light; one is itself.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def colours(dynamics, count: int | None = None):
     colour = kind_of(dynamics)[0]
     if count is None:
         return colour
-    return [shade(colour, place / max(count - 1, 1)) for place in range(count)]
+    return [shade(colour, place / (count - 1) if count > 1 else None) for place in range(count)]
 
 
 def coloured(values: Iterable, dynamics=None) -> Iterator[tuple[Any, str]]:
