@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from test_kinks_cases import CASES
+from test_kinks_cases import CASES, regression
 from test_kinks_compiled import WHAT, interpreted
+from test_kinks_networks import balanced
 from test_kinks_random import draw
 
 import gradflow as gf
@@ -19,6 +20,11 @@ def both(problem, theta, t_end, **options):
     fast, slow = Kinked(problem, 0.0, theta, **options), interpreted(problem, theta, **options)
     assert fast.advance(t_end, max_gradients=200_000) is slow.advance(t_end, max_gradients=200_000)
     return fast, slow
+
+
+def compiled(problem, theta, **options):
+    """A stepper as it is."""
+    return Kinked(problem, 0.0, theta, **options)
 
 
 def check_same(fast, slow, atol=1e-9):
@@ -39,6 +45,28 @@ def test_random_networks_have_one_table_of_events(seed):
     fast, slow = both(problem, theta, 3.0, rtol=1e-7)
     check_same(fast, slow)
     assert fast.counts == slow.counts
+
+
+@pytest.mark.parametrize("follow", [compiled, interpreted])
+def test_a_kink_that_comes_back_at_once_slides_a_little_longer(follow):
+    """A mask leaves at 1, and rounding of the path brings the kink back: it may slide with a mask just above 1, and
+    stays until it is a little further out, so that it does not leave where it has come back, without end.
+    """
+    problem, theta = regression([5, 20, 1], 22)
+    theta = balanced(problem, theta)
+    run = follow(problem, theta, rtol=1e-7)
+    assert run.advance(31.0) is Status.REACHED_END
+    events = run.events
+    back = np.flatnonzero((events["kind"] == "slide") & (events["mask"] > 1.0))
+    assert back.size == 1
+    assert events["mask"][back[0]] < 1.0 + 1e-6
+    own = events[(events[["neuron", "sample"]] == events[back[0]][["neuron", "sample"]])]
+    place = int(np.flatnonzero(own["time"] == events["time"][back[0]])[0])
+    assert own["kind"][place - 1 : place + 2].tolist() == ["exit", "slide", "exit"]
+    before, at, after = own["time"][place - 1 : place + 2]
+    assert at - before < 1e-4
+    assert 1e-7 < after - at < 1e-4
+    assert place + 2 == len(own)
 
 
 @pytest.mark.slow
