@@ -9,6 +9,8 @@ import gradflow as gf
 from gradflow.kinks.slide import surface
 from gradflow.status import Status
 from gradflow.steppers.kinked import Kinked
+from gradflow.steppers.kinked_auto import KinkedAuto
+from gradflow.steppers.kinked_compiled import Compiled
 
 WHAT = ["kind", "layer", "neuron", "sample"]
 
@@ -67,6 +69,21 @@ def test_the_same_call_gives_the_same_bits_wherever_its_arrays_lie():
     assert len(ends) == 1
 
 
+def test_compiled_steps_come_back_at_limits_only(monkeypatch):
+    """Not at save times, nor where nothing is to be decided; the automatic solver not at events either."""
+    returns = []
+    monkeypatch.setattr(Compiled, "follow", lambda *args, way=Compiled.follow: returns.append(1) or way(*args))
+    problem, theta = CASES["two layers"][0]()
+    times = np.linspace(0.0, 15.0, 301)
+    for kind in (Kinked, KinkedAuto):
+        returns.clear()
+        run = kind(problem, 0.0, theta, rtol=1e-8)
+        assert run.advance(15.0, save_at=times, saved=np.empty((301, problem.size))) is Status.REACHED_END
+        assert run.counts["accepted"] > 200
+        assert len(run.events) > 40
+        assert len(returns) <= 6
+
+
 def test_saving_pausing_and_budgets_do_not_change_the_path():
     problem, theta = CASES["two layers"][0]()
     whole, pieces = Kinked(problem, 0.0, theta), Kinked(problem, 0.0, theta)
@@ -78,6 +95,10 @@ def test_saving_pausing_and_budgets_do_not_change_the_path():
     assert status is Status.REACHED_END
     np.testing.assert_array_equal(pieces.state, whole.state)
     assert pieces.counts == whole.counts
+    alone, at_once = Kinked(problem, 0.0, theta), np.zeros((37, problem.size))
+    alone.advance(5.0, save_at=times, saved=at_once)
+    np.testing.assert_array_equal(at_once, saved)
+    np.testing.assert_array_equal(at_once[-1], whole.state)
     again = Kinked(problem, 0.0, theta)
     for time, state in zip(times[1:], saved[1:], strict=True):
         while again.t < time:

@@ -75,6 +75,20 @@ def test_a_snapshot_goes_on_to_the_same_end():
     assert_allclose(again.state, run.state, atol=1e-7)
 
 
+def test_saving_does_not_tell_when_implicit_steps_take_over():
+    """The last event is known by its own step, not by the next pause."""
+    x = [[20.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]
+    problem = gf.Problem(gf.FullyConnected([2, 4, 1]), gf.losses.Square(), x, [1.0, -1.0, 0.5])
+    theta0 = problem.init(1.0, seed=1)
+    runs = []
+    for count in (2, 50, 1000):
+        run, times = KinkedAuto(problem, 0.0, theta0), np.linspace(0.0, 1e3, count)
+        assert run.advance(1e3, save_at=times, saved=np.empty((count, problem.size))) is gf.Status.REACHED_END
+        runs.append((run.state.tobytes(), run.counts, run.notes))
+    assert runs[0][2] != []
+    assert runs[0] == runs[1] == runs[2]
+
+
 def test_what_the_formula_knows_costs_no_gradient():
     problem, theta0 = regression([3, 6, 1], True, 0)
     smooth = gf.Problem(gf.FullyConnected([3, 6, 1], "tanh", bias=True), problem.loss, problem.x, problem.y)
