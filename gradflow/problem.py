@@ -317,13 +317,15 @@ class Problem:
 
     def checked(self, theta, name="theta") -> np.ndarray:
         """`theta` as contiguous float64 of shape (P,) or (runs, P)."""
-        theta = outside_torch(theta)
-        if np.iscomplexobj(theta):
-            raise TypeError(f"{name} is complex: give real numbers")
-        try:
-            array = np.require(theta, np.float64, ["C", "W"])
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} of type {type(theta).__name__}: give an array of numbers") from None
+        array = theta if type(theta) is np.ndarray and theta.dtype == np.float64 and theta.flags.carray else None
+        if array is None:
+            theta = outside_torch(theta)
+            if np.iscomplexobj(theta):
+                raise TypeError(f"{name} is complex: give real numbers")
+            try:
+                array = np.require(theta, np.float64, ["C", "W"])
+            except (TypeError, ValueError):
+                raise TypeError(f"{name} of type {type(theta).__name__}: give an array of numbers") from None
         if array.ndim not in (1, 2) or array.shape[-1] != self.size:
             raise ValueError(
                 f"{name} has shape {array.shape}: must be ({self.size},) or (runs, {self.size}) for {self.network}"

@@ -26,14 +26,14 @@ def grid_of(save_at, begin: float, end: float, dynamics, origin: float | None = 
         return None
     if isinstance(save_at, str):
         span = end - begin
-        times = np.concatenate([[begin], begin + np.geomspace(1e-6 * span, span, 199)])
+        times = np.minimum(np.concatenate([[begin], begin + np.geomspace(1e-6 * span, span, 199)]), end)
     elif isinstance(save_at, int | np.integer) and not isinstance(save_at, bool):
         if save_at < 2:
             raise ValueError(f"save_at = {save_at}: at least 2 points, the start and the end")
         times = _even(begin, end, int(save_at))
     else:
         times = _given(save_at, begin, end)
-    return _on_steps(np.minimum(times, end, out=times), end, dynamics, origin)
+    return _on_steps(times, end, dynamics, origin)
 
 
 def checked_grids(record) -> dict:

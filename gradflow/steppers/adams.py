@@ -11,7 +11,7 @@ from gradflow.steppers.adams_formulas import GAUSS_POINTS, MOST_POINTS, ROWS
 from gradflow.steppers.adams_loop import HELPERS, TWINS, advance
 from gradflow.steppers.adams_passes import BLOCK
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import SHORT, aligned_rows, start_vector, state_of, tolerances
+from gradflow.steppers.saving import SHORT, aligned_rows, new_record, start_vector, state_of, tolerances
 from gradflow.steppers.stepper import Measured, Stepper
 
 STABLE = (2.0, 2.4, 1.93, 1.41, 1.03, 0.77, 0.57, 0.43, 0.33, 0.26, 0.21)
@@ -152,7 +152,7 @@ class Adams(Measured, Stepper):
         self.field = field
         absolute = tolerances(float(rtol), atol, y.size)
         self._method = Method(*_constants(), len(STABLE), float(rtol), absolute, float(stiff_gradients))
-        table = aligned_rows(7 + _DEPTH + 3, y.size)
+        table = aligned_rows(7 + _DEPTH + 3 + 3, y.size)
         table[4] = y
         self._memory = Memory(
             table[0],
@@ -160,8 +160,8 @@ class Adams(Measured, Stepper):
             table[2],
             table[3],
             table[4:7],
-            table[7:],
-            aligned_rows(3, min(y.size, BLOCK)),
+            table[7:-3],
+            table[-3:, :BLOCK],
             newest=_SLOTS[:3].copy(),
             times=np.zeros(_DEPTH + 3),
             slots=_SLOTS.copy(),
@@ -171,9 +171,10 @@ class Adams(Measured, Stepper):
             weights=np.zeros((ROWS, MOST_POINTS)),
             places=np.zeros(MOST_POINTS, np.int64),
         )
-        self._record = np.zeros(1, _RECORD)
+        self._record = new_record(1, _RECORD)
         self._now = self._record[0]
-        self._record.view(np.float64)[:3] = t
+        for name in ("t", "t_before", "newest"):
+            self._record[name] = t
         self._advance = compiled(advance, helpers=HELPERS, twins=TWINS, inline=True) if field.compiled else advance
         if not field.compiled:
             self._evaluate_here()
@@ -256,7 +257,7 @@ class Adams(Measured, Stepper):
             now["value"] = self.field(self.t, m.state, m.velocity)
         else:
             now["value"] = now["newest_value"] = self.field(self.t, m.states[m.newest[0]], m.rows[m.slots[0]])
-            now["due"] = 1
+            now["due"] = now["known"] > 0
 
 
 def _state(now, memory) -> np.ndarray:

@@ -247,7 +247,6 @@ def begin(rhs, method, memory, now):
         return _NOT_FINITE_START
     m.times[m.slots[0]] = now["newest"]
     now["order"] = now["known"] = 1
-    now["due"] = 0
     if now["h"] == 0.0:
         now["h"] = now["h_tried"] = min(0.5 / speed, 1e100) if speed > 0.0 else 1.0
     return _GO_ON

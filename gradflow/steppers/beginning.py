@@ -98,3 +98,10 @@ def begin(field: Any, t: float, y, velocity, scratch, probed, control: Any, orde
     with np.errstate(all="ignore"):
         value, step = first_step(*arguments)
     return value, float(step)
+
+
+def write(record: np.ndarray, t: float, step: float, value: float, gradients: int) -> None:
+    """Write where a run begins to the first row of its record."""
+    start = {"t": t, "t_before": t, "h": step, "h_tried": step, "value": value, "gradients": gradients}
+    for name, number in (start | {"error_before": 1e-4, "held_for": math.nan}).items():
+        record[name][0] = number

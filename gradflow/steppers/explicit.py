@@ -9,9 +9,9 @@ import numpy as np
 from gradflow.kernels.calls import compiled
 from gradflow.steppers import tableaux
 from gradflow.steppers.adaptive import HELPERS, RECORD, RESUMED, TWINS, Control, Memory, advance
-from gradflow.steppers.beginning import begin, checked_first_step
+from gradflow.steppers.beginning import begin, checked_first_step, write
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import SHORT, aligned_rows, put_back, start_vector, take_snapshot, tolerances
+from gradflow.steppers.saving import SHORT, aligned_rows, new_record, put_back, start_vector, take_snapshot, tolerances
 from gradflow.steppers.stepper import Measured, Stepper
 
 
@@ -110,25 +110,22 @@ class Explicit(Measured, Stepper):
         rows = aligned_rows(7 + stages, y.size)
         rows[0] = rows[1] = y
         self._memory = Memory(*(rows[i] for i in range(7)), K=rows[7:], shares=np.zeros(used))
-        self._record = np.zeros(2, RECORD)
+        self._record = new_record(2, RECORD)
         self._now = self._record[0]
         self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
         self._begin(float(t), first_step)
 
     def _begin(self, t: float, first_step: float | None) -> None:
         """Evaluate the start, and choose the first step."""
-        now, memory = self._now, self._memory
-        now["t"] = now["t_before"] = t
-        now["error_before"] = 1e-4
-        now["held_for"] = math.nan
+        memory = self._memory
         if first_step is None:
             vectors = memory.y, memory.K[0], memory.scratch, memory.K[1]
-            now["value"], first_step = begin(self.field, t, *vectors, self._control, self._pair.order)
-            now["gradients"] = 2 if first_step > 0.0 else 1
+            value, first_step = begin(self.field, t, *vectors, self._control, self._pair.order)
+            gradients = 2 if first_step > 0.0 else 1
         else:
             checked_first_step(first_step)
-            now["value"], now["gradients"] = self.field(t, memory.y, memory.K[0]), 1
-        now["h"] = now["h_tried"] = first_step
+            value, gradients = self.field(t, memory.y, memory.K[0]), 1
+        write(self._record, t, first_step, value, gradients)
 
     def _rules(self, look: bool) -> tuple:
         """The pair and the control."""

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from gradflow.kernels.calls import compiled
-from gradflow.steppers.beginning import begin, checked_first_step
+from gradflow.kernels.kernel import aligned
+from gradflow.steppers.beginning import begin, checked_first_step, write
 from gradflow.steppers.field import Field
-from gradflow.steppers.saving import SHORT, UNLIMITED, start_vector, state_of, tolerances
+from gradflow.steppers.saving import SHORT, UNLIMITED, new_record, start_vector, state_of, tolerances
 from gradflow.steppers.stabilised_coefficients import Coefficients, coefficients
 from gradflow.steppers.stabilised_loop import (
     HELPERS,
@@ -124,39 +125,30 @@ class Stabilised(Measured, Stepper):
         absolute = tolerances(float(rtol), atol, size)
         stiff, calm = (float(stiff_limit), float(stiff_gradients)), (float(calm_limit), int(calm_steps))
         self._control = Control(float(rtol), absolute, *stiff, *calm)
-        self._memory = Memory(
-            y,
-            y.copy(),
-            *(np.zeros(size) for _ in range(5)),
-            velocities=np.zeros((3, size)),
-            chain=np.zeros((2, size)),
-            K=np.zeros((4, size)),
-            held=np.zeros((4, size)),
-        )
-        self._record = np.zeros(2, RECORD)
+        table = aligned(20 * size).reshape(20, size)
+        table[0] = table[1] = y
+        vectors = (table[i] for i in range(7))
+        self._memory = Memory(*vectors, velocities=table[7:10], chain=table[10:12], K=table[12:16], held=table[16:])
+        self._record = new_record(2, RECORD)
         self._now = self._record[0]
         self._advance = compiled(advance, helpers=HELPERS, twins=TWINS, inline=True) if field.compiled else advance
         self._begin(float(t), first_step)
 
     def _begin(self, t: float, first_step: float | None) -> None:
         """Evaluate the start, and choose the first step; its probe is the first direction of the power iteration."""
-        now, memory = self._now, self._memory
-        velocities = memory.velocities
-        now["t"] = now["t_before"] = now["t_older"] = t
-        now["error_before"] = 1e-4
-        now["held_for"] = math.nan
-        now["probing"] = 1
+        memory, velocities = self._memory, self._memory.velocities
         if first_step is None:
             vectors = memory.y, velocities[0], memory.scratch, velocities[1]
-            now["value"], first_step = begin(self.field, t, *vectors, self._control, 4.0)
-            now["gradients"] = 2 if first_step > 0.0 else 1
+            value, first_step = begin(self.field, t, *vectors, self._control, 4.0)
+            gradients = 2 if first_step > 0.0 else 1
             if first_step > 0.0:
                 np.subtract(velocities[1], velocities[0], out=memory.direction)
         else:
             checked_first_step(first_step)
-            now["value"], now["gradients"] = self.field(t, memory.y, velocities[0]), 1
+            value, gradients = self.field(t, memory.y, velocities[0]), 1
         velocities[1] = velocities[0]
-        now["h"] = now["h_tried"] = first_step
+        write(self._record, t, first_step, value, gradients)
+        self._record["t_older"][0], self._record["probing"][0] = t, 1
 
     def _rules(self, look: bool) -> tuple:
         """Coefficients and the control."""
