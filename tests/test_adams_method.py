@@ -92,10 +92,10 @@ def test_weights_integrate_polynomials_exactly():
     """To rounding: a few units in the last place of the largest terms of each sum."""
     points = np.array([1.0, 0.0, -0.7, -1.9, -2.2, -4.0])
     inverses, products, weights = np.zeros(6), np.zeros(6), np.zeros(6)
-    inverse_gaps(points, 6, inverses)
+    inverse_gaps.py_func(points, 6, inverses)
     for end in (1.0, 0.3):
-        gauss_products(points, 6, end, products)
-        integral_weights(points, 6, end, inverses, products, weights)
+        gauss_products.py_func(points, 6, end, products)
+        integral_weights.py_func(points, 6, end, inverses, products, weights)
         for power in range(6):
             terms = weights * points**power
             assert abs(terms.sum() - end ** (power + 1) / (power + 1)) < 1e-15 * np.abs(terms).sum()
@@ -104,8 +104,8 @@ def test_weights_integrate_polynomials_exactly():
 @pytest.mark.parametrize(("k", "known"), [(1, 1), (1, 3), (3, 3), (3, 4)])
 def test_differences_of_powers_are_one_and_of_lower_powers_zero(k, known):
     points, inverses, weights = np.array([0.0, -0.7, -1.9, -2.2]), np.zeros(5), np.full((3, 5), np.nan)
-    inverse_gaps(points, k, inverses)
-    difference_weights(points, k, known, inverses, weights)
+    inverse_gaps.py_func(points, k, inverses)
+    difference_weights.py_func(points, k, known, inverses, weights)
     nodes = np.array([1.0, *points])
     for j, row in enumerate(weights):
         degree = k - 1 + j

@@ -1,6 +1,7 @@
 """How compiled functions travel: by address they give what they give in Python, and wrong calls are refused."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -239,3 +240,9 @@ def test_cached_function_whose_argument_type_has_gone_is_compiled_anew(tmp_path)
         definition = f"from typing import NamedTuple\n\n\nclass {name}(NamedTuple):\n    x: float\n"
         (tmp_path / "inner.py").write_text(f"{definition}\n\ndef make():\n    return {name}({x})\n")
         assert float(_run(code, **environment)) == x
+
+
+def test_functions_that_python_calls_are_entries():
+    # compiled with the options of procedures, a function has no form that Python could call: it would crash
+    wrong = [path for path in (ROOT / "gradflow").rglob("*.py") if re.search(r"@njit\(.*cache=True", path.read_text())]
+    assert wrong == []

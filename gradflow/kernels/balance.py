@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from gradflow.kernels.entries import entry
 from gradflow.kernels.matrices import multiply, multiply_nt, multiply_tn
 from gradflow.kernels.procedures import EXACT, address_of
 
@@ -255,7 +256,7 @@ def _solve(program, room, tolerance):
     return MOST_ITERATIONS
 
 
-@njit(cache=True, **EXACT)
+@entry(exact=True)
 def measure(program, rows, spare, theta, out):
     """c at theta, with room for the rows of all terms and for the largest product."""
     _gather(program, theta, True, rows)
@@ -287,7 +288,7 @@ def _put_back(program, room, theta, target, tolerance, fresh):
     return MOST_STEPS
 
 
-@njit(cache=True, **EXACT)
+@entry(exact=True)
 def put_back_all(program, room, states, targets, tolerance, done):
     """Move states (m, P), in the order of time, to targets (m, C) or (1, C), but for those that are done."""
     fresh = True

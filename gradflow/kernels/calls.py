@@ -26,6 +26,9 @@ SAFE_MATH = frozenset({"contract", "nsz", "arcp", "reassoc"})
 But test with ``abs(x) < math.inf``: under "reassoc" the x - x inside ``math.isfinite`` cancels if x is itself a sum.
 """
 
+WAY_OF_CALLING = 2
+"""To be counted up when compiled functions find each other in another way."""
+
 _lock = threading.RLock()
 _addresses: dict[tuple[Callable, str], int] = {}
 _dispatchers: dict[Any, Any] = {}
@@ -124,6 +127,7 @@ def compiled(
     twins: tuple[tuple[Callable, Callable], ...] = (),
     fastmath: frozenset[str] = SAFE_MATH,
     inline: bool = False,
+    views: tuple[Callable, ...] | None = None,
 ) -> Callable:
     """Compile a Python function together with the Python functions that it calls.
 
@@ -142,6 +146,9 @@ def compiled(
     inline : bool
         Whether the helpers become part of the functions that call them, as the twins always do: to hand over a tuple
         of many arrays takes longer than a pass over a short vector, but compilation takes longer too.
+    views : tuple of callable, optional
+        Given where no function makes an array of its own: those of the functions that return an array, a part of one
+        that they were given. References are then not counted, which makes the code shorter, and compilation faster.
 
     Returns
     -------
@@ -161,10 +168,10 @@ def compiled(
     with _lock:
         if function not in _dispatchers:
             for helper in helpers:
-                _register(helper, helper, fastmath, inline)
+                _register(helper, helper, fastmath, inline, views)
             for numpy_form, loop_form in twins:
-                _register(numpy_form, loop_form, fastmath, True)
-            made = _jit(function, signature=signature, fastmath=fastmath, nogil=True)
+                _register(numpy_form, loop_form, fastmath, True, views)
+            made = _jit(function, signature=signature, fastmath=fastmath, nogil=True, _nrt=views is None)
             _watch(made, (*helpers, *(form for pair in twins for form in pair)), inline)
             _dispatchers[function] = made
         return _dispatchers[function]
@@ -178,13 +185,16 @@ def _jit(function: Callable, *, signature: str | None, fastmath: frozenset[str] 
     _register_uncounted()
     options |= {"error_model": "numpy", "fastmath": set(fastmath)}
     njit: Any = numba.njit
-    types = (signature,) if signature else ()
     try:
-        return njit(*types, cache=True, **options)(function)
+        made = njit(cache=True, **options)(function)
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
-        return njit(*types, **options)(function)
+        made = njit(**options)(function)
+    mark_cache(made)
+    if signature:
+        made.compile(signature)
+    return made
 
 
 def _watch(dispatcher: Any, functions: tuple[Callable, ...], inline: bool) -> None:
@@ -192,7 +202,7 @@ def _watch(dispatcher: Any, functions: tuple[Callable, ...], inline: bool) -> No
 
     A cached entry names its argument types; one whose type has moved since is made anew.
     """
-    cache = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    cache = getattr(dispatcher._cache, "_cache_file", None)
     if cache is None:
         return
     stats = (os.stat(path) for path in sorted({function.__code__.co_filename for function in functions}))
@@ -208,6 +218,13 @@ def _watch(dispatcher: Any, functions: tuple[Callable, ...], inline: bool) -> No
     cache._load_index = read_what_is_known
 
 
+def mark_cache(compiled_form: Any) -> None:
+    """Let the cache on disk of a compiled function be read only by the way of calling that it was written for."""
+    cache = getattr(compiled_form._cache, "_cache_file", None)
+    if cache is not None:
+        cache._source_stamp = (cache._source_stamp, WAY_OF_CALLING)
+
+
 def _argument_types(signature: str) -> tuple:
     """Numba's types of the arguments of a signature."""
     from numba.core import sigutils
@@ -215,12 +232,13 @@ def _argument_types(signature: str) -> tuple:
     return sigutils.normalize_signature(signature)[0]
 
 
-def _register(function: Callable, compiled_form: Callable, fastmath: frozenset[str], inline: bool) -> None:
+def _register(function: Callable, compiled_form: Callable, fastmath: frozenset[str], inline: bool, views) -> None:
     """Let compiled code that calls ``function`` use the compiled ``compiled_form``."""
     from numba.extending import overload
 
     if function not in _registered:
         options: Any = {"error_model": "numpy", "fastmath": set(fastmath), "forceinline": inline}
+        options |= {"no_cfunc_wrapper": True, "_nrt": views is None or compiled_form in views}
         overload(function, jit_options=options, strict=False)(lambda *_: compiled_form)
         _registered.add(function)
 

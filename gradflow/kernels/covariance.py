@@ -10,6 +10,7 @@ from numba import njit
 
 from gradflow import losses
 from gradflow.kernels.calls import GRADIENT, PRODUCT
+from gradflow.kernels.entries import entry
 from gradflow.kernels.kernel import Kernel
 from gradflow.kernels.loss_terms import SPARE_PER_SAMPLE, differentiate, differentiate_twice
 from gradflow.kernels.matrices import add, add_penalty, multiply, multiply_nt, multiply_tn
@@ -129,7 +130,7 @@ def _gradient_tangents(depth, theta, v, out, numbers, layout, work, spare, below
             below = target
 
 
-@njit(GRADIENT, cache=True, **OPTIONS)
+@entry(GRADIENT)
 def gradient(theta, out, numbers, layout, work):
     """Value and gradient."""
     parameters, result, data = address_of(theta), address_of(out), address_of(numbers)
@@ -147,7 +148,7 @@ def gradient(theta, out, numbers, layout, work):
     return value + add_penalty(layout[SIZE], numbers[DECAY], parameters, parameters, result)
 
 
-@njit(PRODUCT, cache=True, **OPTIONS)
+@entry(PRODUCT)
 def product(theta, v, out, numbers, layout, work):
     """Value and Hessian-vector product."""
     parameters, vector, result, data = address_of(theta), address_of(v), address_of(out), address_of(numbers)

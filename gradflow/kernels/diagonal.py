@@ -5,6 +5,7 @@ from numba import njit
 
 from gradflow import losses
 from gradflow.kernels.calls import GRADIENT, PRODUCT
+from gradflow.kernels.entries import entry
 from gradflow.kernels.kernel import LINE, Kernel, aligned
 from gradflow.kernels.loss_terms import SPARE_PER_SAMPLE, differentiate, differentiate_twice
 from gradflow.kernels.matrices import add_penalty, multiply, multiply_nt
@@ -35,7 +36,7 @@ def _difference(a, b, out):
             out[i] -= a[d + i] * b[d + i]
 
 
-@njit(GRADIENT, cache=True, **OPTIONS)
+@entry(GRADIENT)
 def gradient(theta, out, numbers, layout, work):
     """Value and gradient."""
     n, d, size, room = layout[SAMPLES], layout[DIM], layout[SIZE], layout[CAPACITY]
@@ -59,7 +60,7 @@ def gradient(theta, out, numbers, layout, work):
     return value + add_penalty(size, numbers[DECAY], address_of(theta), address_of(theta), address_of(out))
 
 
-@njit(PRODUCT, cache=True, **OPTIONS)
+@entry(PRODUCT)
 def product(theta, v, out, numbers, layout, work):
     """Value and Hessian-vector product."""
     n, d, size, room = layout[SAMPLES], layout[DIM], layout[SIZE], layout[CAPACITY]

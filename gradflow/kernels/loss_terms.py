@@ -55,30 +55,23 @@ def _logistic(factor, f, y, d, e, log):
     return factor * total
 
 
-@njit(**OPTIONS)
-def _differences(n, f, label, own, top):
-    """own = f_label; top = the largest of 0 and all f_j - f_label."""
+@procedure(FLOAT(FLOAT, INT, INT, INT, INT, INT, INT))
+def _cross_entropy(factor, n, classes, f, label, d, spare):
+    """Through f_j - f_label, so that the sum over the other classes never meets the 1 of the label."""
+    own, top, total = view(spare, n), view(spare + 8 * n, n), view(spare + 16 * n, n)
+    f, d, label = view(f, classes * n), view(d, classes * n), view(label, n)
     for i in range(n):
         own[i] = f[int(label[i]) * n + i]
-        top[i] = 0.0
-    for j in range(f.size // n):
+        top[i] = total[i] = 0.0
+    for j in range(classes):
         row = f[j * n : (j + 1) * n]
         for i in range(n):
             top[i] = top[i] if row[i] - own[i] <= top[i] else row[i] - own[i]
-
-
-@njit(**OPTIONS)
-def _cross_entropy(factor, n, f, label, d, spare):
-    """Through f_j - f_label, so that the sum over the other classes never meets the 1 of the label."""
-    own, top, total = spare[:n], spare[n : 2 * n], spare[2 * n : 3 * n]
-    _differences(n, f, label, own, top)
-    classes = f.size // n
     for j in range(classes):
         row, out = f[j * n : (j + 1) * n], d[j * n : (j + 1) * n]
         for i in range(n):
             out[i] = (row[i] - own[i]) - top[i]
     exponentials(f.size, address_of(d))
-    total[:] = 0.0
     for j in range(classes):
         out = d[j * n : (j + 1) * n]
         for i in range(n):
@@ -104,22 +97,22 @@ def differentiate(code, factor, n, outputs, f, y, d, spare):
     """Loss of the outputs f; d = its derivative in f; spare keeps what `differentiate_twice` needs."""
     if code >= LOG_DOMAIN:
         return differentiate_log(code - LOG_DOMAIN, factor, n, outputs, f, y, d, spare)
+    if code == CROSS_ENTROPY:
+        return _cross_entropy(factor, n, outputs, f, y, d, spare)
     size = outputs * n
-    f, d, y = view(f, size), view(d, size), view(y, n if code == CROSS_ENTROPY else size)
-    spare = view(spare, SPARE_PER_SAMPLE * n)
+    f, d, y = view(f, size), view(d, size), view(y, size)
     if code == SQUARE:
         return _square(factor, f, y, d)
     if code == EXPONENTIAL:
         return _exponential(factor, f, y, d)
-    if code == LOGISTIC:
-        return _logistic(factor, f, y, d, spare[:n], spare[n : 2 * n])
-    return _cross_entropy(factor, n, f, y, d, spare)
+    return _logistic(factor, f, y, d, view(spare, n), view(spare + 8 * n, n))
 
 
-@njit(**OPTIONS)
-def _cross_entropy_twice(factor, n, label, d, df, out, rest, own, mean):
+@procedure(types.void(FLOAT, INT, INT, INT, INT, INT, INT, INT))
+def _cross_entropy_twice(factor, n, classes, label, d, df, out, spare):
     """From d_j = factor p_j of the other classes, and rest = p of the label."""
-    classes = d.size // n
+    rest, own, mean = view(spare, n), view(spare + 8 * n, n), view(spare + 16 * n, n)
+    d, df, out, label = view(d, classes * n), view(df, classes * n), view(out, classes * n), view(label, n)
     for i in range(n):
         own[i] = df[int(label[i]) * n + i]
         mean[i] = 0.0
@@ -140,17 +133,17 @@ def differentiate_twice(code, factor, n, outputs, y, d, df, out, spare):
     if code >= LOG_DOMAIN:
         differentiate_log_twice(code - LOG_DOMAIN, factor, n, outputs, y, d, df, out, spare)
         return
+    if code == CROSS_ENTROPY:
+        _cross_entropy_twice(factor, n, outputs, y, d, df, out, spare)
+        return
     size = outputs * n
-    d, df, out = view(d, size), view(df, size), view(out, size)
-    y, spare = view(y, n if code == CROSS_ENTROPY else size), view(spare, SPARE_PER_SAMPLE * n)
+    d, df, out, y, spare = view(d, size), view(df, size), view(out, size), view(y, size), view(spare, n)
     if code == SQUARE:
         for i in range(size):
             out[i] = 2.0 * factor * df[i]
     elif code == EXPONENTIAL:
         for i in range(size):
             out[i] = -y[i] * d[i] * df[i]
-    elif code == LOGISTIC:
+    else:
         for i in range(size):
             out[i] = factor * spare[i] / ((1.0 + spare[i]) * (1.0 + spare[i])) * df[i]
-    else:
-        _cross_entropy_twice(factor, n, y, d, df, out, spare[:n], spare[n : 2 * n], spare[2 * n : 3 * n])

@@ -270,13 +270,37 @@ def _multiply_nt(rows, cols, inner, a, b, c, a2, b2):
 
 
 @procedure(integers(9))
+def _large(rows, cols, inner, a, b, c, a2, b2, spare):
+    """C = A B, plus A2 B2 unless a2 is 0, by BLAS."""
+    np.dot(matrix(a, rows, inner), matrix(b, inner, cols), matrix(c, rows, cols))
+    if a2:
+        np.dot(matrix(a2, rows, inner), matrix(b2, inner, cols), matrix(spare, rows, cols))
+        add(rows * cols, c, spare)
+
+
+@procedure(integers(9))
+def _large_tn(rows, cols, inner, a, b, c, a2, b2, spare):
+    """C = A^T B, plus A2^T B2 unless a2 is 0, by BLAS."""
+    np.dot(matrix(a, inner, rows).T, matrix(b, inner, cols), matrix(c, rows, cols))
+    if a2:
+        np.dot(matrix(a2, inner, rows).T, matrix(b2, inner, cols), matrix(spare, rows, cols))
+        add(rows * cols, c, spare)
+
+
+@procedure(integers(9))
+def _large_nt(rows, cols, inner, a, b, c, a2, b2, spare):
+    """C = A B^T, plus A2 B2^T unless a2 is 0, by BLAS."""
+    np.dot(matrix(a, rows, inner), matrix(b, cols, inner).T, matrix(c, rows, cols))
+    if a2:
+        np.dot(matrix(a2, rows, inner), matrix(b2, cols, inner).T, matrix(spare, rows, cols))
+        add(rows * cols, c, spare)
+
+
+@procedure(integers(9))
 def multiply(rows, cols, inner, a, b, c, a2, b2, spare):
     """C = A B, plus A2 B2 unless a2 is 0; `spare` has room for C if a2 is not 0."""
     if rows * cols * inner > BLAS_FROM:
-        np.dot(matrix(a, rows, inner), matrix(b, inner, cols), matrix(c, rows, cols))
-        if a2:
-            np.dot(matrix(a2, rows, inner), matrix(b2, inner, cols), matrix(spare, rows, cols))
-            add(rows * cols, c, spare)
+        _large(rows, cols, inner, a, b, c, a2, b2, spare)
     elif cols == 1:
         _multiply_nt(rows, 1, inner, a, b, c, a2, b2)
     else:
@@ -287,10 +311,7 @@ def multiply(rows, cols, inner, a, b, c, a2, b2, spare):
 def multiply_tn(rows, cols, inner, a, b, c, a2, b2, spare):
     """C = A^T B, plus A2^T B2 unless a2 is 0; A has `inner` rows."""
     if rows * cols * inner > BLAS_FROM:
-        np.dot(matrix(a, inner, rows).T, matrix(b, inner, cols), matrix(c, rows, cols))
-        if a2:
-            np.dot(matrix(a2, inner, rows).T, matrix(b2, inner, cols), matrix(spare, rows, cols))
-            add(rows * cols, c, spare)
+        _large_tn(rows, cols, inner, a, b, c, a2, b2, spare)
     elif cols == 1:
         _multiply(1, rows, inner, b, inner, 1, a, c, b2 if a2 else 0, a2)
     else:
@@ -301,10 +322,7 @@ def multiply_tn(rows, cols, inner, a, b, c, a2, b2, spare):
 def multiply_nt(rows, cols, inner, a, b, c, a2, b2, spare):
     """C = A B^T, plus A2 B2^T unless a2 is 0; B has `inner` columns."""
     if rows * cols * inner > BLAS_FROM:
-        np.dot(matrix(a, rows, inner), matrix(b, cols, inner).T, matrix(c, rows, cols))
-        if a2:
-            np.dot(matrix(a2, rows, inner), matrix(b2, cols, inner).T, matrix(spare, rows, cols))
-            add(rows * cols, c, spare)
+        _large_nt(rows, cols, inner, a, b, c, a2, b2, spare)
     elif inner == 1:
         _multiply(rows, cols, 1, a, 1, 1, b, c, a2, b2)
     else:

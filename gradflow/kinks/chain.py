@@ -7,6 +7,7 @@ import math
 
 from numba import njit
 
+from gradflow.kernels.entries import entry
 from gradflow.kernels.procedures import OPTIONS, integer_view, procedure, view
 from gradflow.kinks.along import first_departure, theta_along
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy, pointer_to
@@ -251,7 +252,7 @@ def chain(desk_at, wall_at, next_at, joint_at, free_at):
     return PAUSED
 
 
-@njit(cache=True, **OPTIONS)
+@entry()
 def follow(desk, walls):
     """The chain, from arrays of records: the run, and four walls (present, next, joint, and an empty one)."""
     return chain(
@@ -259,19 +260,19 @@ def follow(desk, walls):
     )
 
 
-@njit(cache=True, **OPTIONS)
+@entry()
 def try_step(desk, walls):
     """One step, handed back whatever happens in it; 0 if normals are dependent."""
     return take_step(pointer_to(desk), pointer_to(walls), desk[0].own)
 
 
-@njit(cache=True, **OPTIONS)
+@entry()
 def evaluate(desk, walls, theta, sigma, units, velocity, pulls):
     """Velocity at theta; 0 if normals are dependent."""
     return sliding_velocity(pointer_to(desk), pointer_to(walls), theta, sigma, units, velocity, pulls)
 
 
-@njit(cache=True, **OPTIONS)
+@entry()
 def build(desk, walls):
     """Bases of the present wall; 0 if normals are dependent."""
     return span(pointer_to(desk), pointer_to(walls[0:1]), pointer_to(walls[3:4]))

@@ -9,6 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
+from gradflow.kernels.entries import entry
 from gradflow.kernels.procedures import OPTIONS
 
 POLAR, WEIGHT_NORM, LM = range(3)
@@ -34,7 +35,7 @@ def _scale(kind, state, square, groups, k):
     return state[0] if k == groups - 1 else 1.0
 
 
-@njit("void(i8, f8[::1], i8[::1], i8[::1], i8, f8[::1])", cache=True, **OPTIONS)
+@entry("void(i8, f8[::1], i8[::1], i8[::1], i8, f8[::1])")
 def parameters(kind, state, starts, order, count, out):
     """Fill theta."""
     for k in range(starts.size - 1):
@@ -46,7 +47,7 @@ def parameters(kind, state, starts, order, count, out):
             out[order[i]] = scale * state[count + i]
 
 
-@njit("void(i8, f8[::1], i8[::1], i8[::1], i8, f8[:, ::1], f8[:, ::1])", cache=True, **OPTIONS)
+@entry("void(i8, f8[::1], i8[::1], i8[::1], i8, f8[:, ::1], f8[:, ::1])")
 def pulled(kind, state, starts, order, count, rows, out):
     """Gradients by the state from gradients by theta."""
     groups = starts.size - 1
@@ -62,7 +63,7 @@ def pulled(kind, state, starts, order, count, rows, out):
                 out[m, count + i] = scale * (rows[m, order[i]] - share * state[count + i])
 
 
-@njit("void(i8, f8[::1], i8[::1], i8, f8[::1], f8[::1], f8[:, ::1], f8[:, ::1])", cache=True, **OPTIONS)
+@entry("void(i8, f8[::1], i8[::1], i8, f8[::1], f8[::1], f8[:, ::1], f8[:, ::1])")
 def raised(kind, state, starts, count, radial, angular, rows, out):
     """Gradients by the state times the metric: rates of the scales, rates of the directions, which turn only."""
     for m in range(len(rows)):
@@ -78,7 +79,7 @@ def raised(kind, state, starts, count, radial, angular, rows, out):
                 out[m, i] = angular[k] * (rows[m, i] - share * state[i])
 
 
-@njit("void(f8[::1], i8[::1], i8, f8[::1])", cache=True, **OPTIONS)
+@entry("void(f8[::1], i8[::1], i8, f8[::1])")
 def lengths(state, starts, count, out):
     """Length of the direction of each group."""
     for k in range(starts.size - 1):

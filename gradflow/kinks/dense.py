@@ -1,8 +1,9 @@
 """Compiled dense output of a step: theta at fractions x of its length, a polynomial in x."""
 
-from numba import njit, types
+from numba import types
 
-from gradflow.kernels.procedures import OPTIONS, address_of, procedure, view
+from gradflow.kernels.entries import entry
+from gradflow.kernels.procedures import address_of, procedure, view
 from gradflow.kernels.sums import add_rows, sum_rows
 
 INT, FLOAT = types.int64, types.float64
@@ -32,7 +33,7 @@ def state_at(size, degree, coefficients, places, weights, theta, x, out):
     return 0
 
 
-@njit("void(f8[:, ::1], f8[:, ::1], f8[::1], i8[::1], f8, f8[:, ::1])", cache=True, **OPTIONS)
+@entry("void(f8[:, ::1], f8[:, ::1], f8[::1], i8[::1], f8, f8[:, ::1])")
 def fill_coefficients(powers, stages, bend, places, length, out):
     """The same for arrays; an empty `bend` is none."""
     (degree, size), rows = out.shape, len(stages)
@@ -42,7 +43,7 @@ def fill_coefficients(powers, stages, bend, places, length, out):
     )
 
 
-@njit("void(f8[:, ::1], i8[::1], f8[::1], f8[::1], f8, f8[::1])", cache=True, **OPTIONS)
+@entry("void(f8[:, ::1], i8[::1], f8[::1], f8[::1], f8, f8[::1])")
 def fill_state(coefficients, places, weights, theta, x, out):
     """The same for arrays."""
     degree, size = coefficients.shape

@@ -4,9 +4,9 @@ import math
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from gradflow.kernels.procedures import OPTIONS, carray, integer_view, intrinsic, procedure, view
+from gradflow.kernels.procedures import integer_view, intrinsic, procedure, view
 
 INT, FLOAT = types.int64, types.float64
 
@@ -56,10 +56,14 @@ WALL, Wall = _record("count kinks held stacked order owners basis triangle")
 orthonormal basis of their normals, and the triangle of coefficients that makes the normals from it."""
 
 
-@njit(**OPTIONS)
-def at(pointer):
+@intrinsic
+def at(typing_context, pointer):
     """The record at a pointer."""
-    return carray(pointer, (1,))[0]
+
+    def generate(context, builder, signature, values):
+        return builder.bitcast(values[0], context.get_value_type(signature.return_type))
+
+    return pointer.dtype(pointer), generate
 
 
 @procedure(INT(INT, INT, INT))

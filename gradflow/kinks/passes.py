@@ -12,6 +12,7 @@ from numba import njit, types
 
 from gradflow.activations import CODES
 from gradflow.kernels.elementwise import activate, exponentials
+from gradflow.kernels.entries import entry
 from gradflow.kernels.matrices import add_penalty, multiply, multiply_nt, multiply_tn
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, keep, procedure, view
 from gradflow.kernels.sums import add_rows
@@ -115,7 +116,7 @@ def negative_from(bernstein, size, depth, end):
     return 2.0
 
 
-@njit("f8(f8[::1], i8)", cache=True, **OPTIONS)
+@entry("f8(f8[::1], i8)")
 def first_below_zero(bernstein, depth):
     """First x in [0, 1] from which a polynomial in Bernstein form is negative; 2 if it never is."""
     return negative_from(address_of(bernstein), bernstein.size, depth, 1.0)
@@ -323,26 +324,26 @@ def remove_rows(vector, rows, neurons, count, inputs, length, bias_at):
             block[p] -= total * row[p]
 
 
-@njit("void(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1])", cache=True, **OPTIONS)
+@entry("void(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1])")
 def forward(theta, sigma, layout, numbers, units):
     """Fill pre-activations, slopes and values."""
     pass_forward(address_of(layout), address_of(numbers), address_of(theta), address_of(sigma), address_of(units), 0)
 
 
-@njit("void(i8, f8, f8, f8[::1], f8[::1], f8[::1], f8[::1])", cache=True, **OPTIONS)
+@entry("void(i8, f8, f8, f8[::1], f8[::1], f8[::1], f8[::1])")
 def activated(code, low, gap, sigma, z, slope, h):
     """Fill slopes and values of one hidden layer."""
     _hidden(z.size, code, low, gap, address_of(sigma), address_of(z), address_of(slope), address_of(h))
 
 
-@njit("f8(f8[:, ::1], f8[::1], i8, f8)", cache=True, **OPTIONS)
+@entry("f8(f8[:, ::1], f8[::1], i8, f8)")
 def loss_slope(outputs, y, code, factor):
     """Loss of outputs (n, k), which its slopes replace."""
     n, k = outputs.shape
     return _loss_slope(n, k, address_of(outputs), address_of(y), code, factor)
 
 
-@njit("f8(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1], f8[::1])", cache=True, **OPTIONS)
+@entry("f8(f8[::1], f8[::1], i8[::1], f8[::1], f8[:, ::1], f8[::1])")
 def gradient(theta, sigma, layout, numbers, units, out):
     """Objective; fills `units` and the gradient under the masks."""
     return pass_gradient(
@@ -351,7 +352,7 @@ def gradient(theta, sigma, layout, numbers, units, out):
     )  # fmt: skip
 
 
-@njit("void(f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[:, ::1])", cache=True, **OPTIONS)
+@entry("void(f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[:, ::1])")
 def normals(theta, layout, numbers, slope, h, kinks, out):
     """Rows of `out`: gradient of the pre-activation of each kink by theta."""
     pass_normals(
@@ -360,19 +361,19 @@ def normals(theta, layout, numbers, slope, h, kinks, out):
     )  # fmt: skip
 
 
-@njit("b1(f8[:, ::1], f8[::1], f8, f8[::1])", cache=True, **OPTIONS)
+@entry("b1(f8[:, ::1], f8[::1], f8, f8[::1])")
 def cholesky_solution(gram, right, least, out):
     """Solve gram out = right after scaling to unit diagonal; False if a pivot falls below `least` (dependent rows)."""
     return solve_cholesky(right.size, address_of(gram), address_of(right), least, address_of(out)) == 1
 
 
-@njit("void(f8[::1], f8[:, ::1], i8[::1], i8, i8)", cache=True, **OPTIONS)
+@entry("void(f8[::1], f8[:, ::1], i8[::1], i8, i8)")
 def project_rows(vector, rows, neurons, inputs, bias_at):
     """Remove from the blocks (weights, bias) of the given neurons of the first layer the orthonormal rows."""
     remove_rows(address_of(vector), address_of(rows), address_of(neurons), neurons.size, inputs, rows.shape[1], bias_at)
 
 
-@njit("void(f8[:, ::1], f8[::1], i8[:, ::1], f8[::1])", cache=True, **OPTIONS)
+@entry("void(f8[:, ::1], f8[::1], i8[:, ::1], f8[::1])")
 def row_products(rows, vector, entries, out):
     """Inner product of each row with the entries of a vector that belong to it."""
     for a in range(out.size):

@@ -2,6 +2,7 @@
 
 from numba import njit
 
+from gradflow.kernels.entries import entry
 from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, procedure, view
 from gradflow.kinks.desk import INT
 
@@ -28,7 +29,7 @@ def name_region(units, sigma, count, kinks):
     return name
 
 
-@njit("i8(f8[::1], i8[::1])", cache=True, **OPTIONS)
+@entry("i8(f8[::1], i8[::1])")
 def region_name(sigma, kinks):
     """The same for arrays."""
     return name_region(sigma.size, address_of(sigma), kinks.size, address_of(kinks))

@@ -2,9 +2,10 @@
 
 import math
 
-from numba import njit, types
+from numba import types
 
-from gradflow.kernels.procedures import OPTIONS, address_of, procedure, view
+from gradflow.kernels.entries import entry
+from gradflow.kernels.procedures import address_of, procedure, view
 
 INT, FLOAT = types.int64, types.float64
 A, FA, B, FB, C, FC, OUTSIDE, NEAREST, TURNS, SEARCH = range(10)
@@ -51,13 +52,13 @@ def next_point(search, x, fx, small):
     return math.nan if x == a or x == b else x
 
 
-@njit("f8(f8[::1], f8, f8, f8, f8)", cache=True, **OPTIONS)
+@entry("f8(f8[::1], f8, f8, f8, f8)")
 def begin(search, a, fa, b, fb):
     """The first point, for a record given as an array."""
     return first_point(address_of(search), a, fa, b, fb)
 
 
-@njit("f8(f8[::1], f8, f8, f8)", cache=True, **OPTIONS)
+@entry("f8(f8[::1], f8, f8, f8)")
 def go_on(search, x, fx, small):
     """The next point, for a record given as an array."""
     return next_point(address_of(search), x, fx, small)

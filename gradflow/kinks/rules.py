@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from numba import njit
 
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kernels.entries import entry
+from gradflow.kernels.procedures import address_of, integer_view, keep, procedure, view
 from gradflow.kinks.desk import INT
 from gradflow.kinks.passes import solve_cholesky
 from gradflow.kinks.slide import RANK
@@ -86,7 +86,7 @@ def solve_slides(count, gram, plain, status, multipliers, speed):
     return solved
 
 
-@njit("i8(f8[:, ::1], f8[:, ::1], i8[:, ::1], i8[::1])", cache=True, **OPTIONS)
+@entry("i8(f8[:, ::1], f8[:, ::1], i8[:, ::1], i8[::1])")
 def offences(found, limits, marks, better):
     """Offenders among kinks given by arrays: rows of `found` are multipliers, attractions, speeds and ties, of `limits`
     the slack and the offences, of `marks` the status, calm and held ones.
@@ -98,7 +98,7 @@ def offences(found, limits, marks, better):
     )  # fmt: skip
 
 
-@njit("i8(f8[:, ::1], f8[::1], f8[::1], f8[::1])", cache=True, **OPTIONS)
+@entry("i8(f8[:, ::1], f8[::1], f8[::1], f8[::1])")
 def rests(gram, speed, d, tie):
     """Speeds that are rest, for kinks given by arrays; one size of the velocity, or one for each."""
     step = 1 if speed.size == d.size and d.size > 1 else 0

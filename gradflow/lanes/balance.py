@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from gradflow.kernels.balance import GROUP, OFFSET, OUTER, UNITS, VALUE
+from gradflow.kernels.entries import entry
 from gradflow.kernels.procedures import EXACT, address_of, view
 from gradflow.lanes.balance_factor import renew, solve
 from gradflow.lanes.balance_own import finish, small_part
@@ -215,7 +216,7 @@ def _foresee(room, count):
             own[lane] = last + (lane + 1) * (last - first) / (LANES - 1)
 
 
-@njit(cache=True, **EXACT)
+@entry(exact=True)
 def put_back_all(program, room, states, targets, tolerance, done):
     """Move states (m, P) so that their c are the targets (m, C) or (1, C), neighbours first; `done`: who got there."""
     room.total[:] = 0.0

@@ -26,6 +26,7 @@ from gradflow.kernels.covariance import (
     X,
     Y,
 )
+from gradflow.kernels.entries import entry
 from gradflow.kernels.kernel import Kernel
 from gradflow.kernels.procedures import EXACT, address_of, integer_view
 from gradflow.lanes.objective import SERVED, add_penalty, differentiate_outputs, widened
@@ -71,7 +72,7 @@ def _gradients(depth, k, layout, theta, out, work, below):
         below = target
 
 
-@njit(GRADIENT, cache=True, **EXACT)
+@entry(GRADIENT, exact=True)
 def gradient(theta, out, numbers, layout, work):
     """Gradients; the values come first in work."""
     parameters, result, data = address_of(theta), address_of(out), address_of(numbers)

@@ -4,6 +4,7 @@ from numba import njit
 
 from gradflow.kernels.calls import GRADIENT
 from gradflow.kernels.diagonal import CAPACITY, CONSTANT, DECAY, DIM, FACTOR, LOSS, POWER, SAMPLES, SIZE, X, Y
+from gradflow.kernels.entries import entry
 from gradflow.kernels.kernel import Kernel
 from gradflow.kernels.loss_terms import SPARE_PER_SAMPLE
 from gradflow.kernels.procedures import EXACT, address_of, view
@@ -32,7 +33,7 @@ def _weights(powers, theta, out):
             out[i] -= powers[d + i] * theta[d + i]
 
 
-@njit(GRADIENT, cache=True, **EXACT)
+@entry(GRADIENT, exact=True)
 def gradient(theta, out, numbers, layout, work):
     """Gradients; the values come first in work."""
     n, d, size, room, power = layout[SAMPLES], layout[DIM], layout[SIZE], layout[CAPACITY], layout[POWER]

@@ -8,6 +8,7 @@ from numba import njit
 
 from gradflow.kernels.calls import GRADIENT
 from gradflow.kernels.elementwise import activate
+from gradflow.kernels.entries import entry
 from gradflow.kernels.feedforward import (
     BIAS,
     CHUNK,
@@ -96,7 +97,7 @@ def _backward(n, depth, theta, out, layout, work, x):
             multiply(cols, n, rows, weight, 1, cols, delta, n, 1, work + BYTES * lower[DELTA])
 
 
-@njit(GRADIENT, cache=True, **EXACT)
+@entry(GRADIENT, exact=True)
 def gradient(theta, out, numbers, layout, work):
     """Gradients; the values come first in work."""
     parameters, result, data = address_of(theta), address_of(out), address_of(numbers)

@@ -11,6 +11,7 @@ from typing import Any
 import numba
 
 from gradflow.kernels.calls import call, compiled
+from gradflow.kernels.entries import entry
 from gradflow.kernels.procedures import EXACT, address_of
 from gradflow.lanes.memory import IDLE, KEPT, NOW, START
 from gradflow.lanes.vectors import (
@@ -34,7 +35,7 @@ NOT_FINITE_START, STEP_TOO_SMALL = int(Status.NOT_FINITE_START), int(Status.STEP
 STIFF = int(Status.STIFF)
 
 njit: Any = numba.njit
-_part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **EXACT)
+_part = njit(**EXACT)
 _stop, _reject, _watch_stiffness = _part(adaptive.stop), _part(adaptive.reject), _part(adaptive.watch_stiffness)
 
 
@@ -348,7 +349,7 @@ def _advance(task, method, results, group, gradients):
 advance = compiled(_advance, fastmath=frozenset(EXACT["fastmath"]))
 
 
-@njit(cache=True, **EXACT)
+@entry(exact=True)
 def abandon(results, group, status):
     """End the runs that are under way."""
     for lane in range(LANES):

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradflow.kernels.calls import compiled
 from gradflow.steppers.adams_formulas import GAUSS_POINTS, MOST_POINTS, ROWS
-from gradflow.steppers.adams_loop import HELPERS, TWINS, advance
+from gradflow.steppers.adams_loop import HELPERS, TWINS, VIEWS, advance
 from gradflow.steppers.adams_passes import BLOCK
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import SHORT, aligned_rows, new_record, start_vector, state_of, tolerances
@@ -175,7 +175,9 @@ class Adams(Measured, Stepper):
         self._now = self._record[0]
         for name in ("t", "t_before", "newest"):
             self._record[name] = t
-        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS, inline=True) if field.compiled else advance
+        self._advance = (
+            compiled(advance, helpers=HELPERS, twins=TWINS, inline=True, views=VIEWS) if field.compiled else advance
+        )
         if not field.compiled:
             self._evaluate_here()
 

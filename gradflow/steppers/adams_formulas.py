@@ -7,6 +7,7 @@ apart from the loop, whose code would not fit into the processor's cache of inst
 import numpy as np
 from numba import njit, types
 
+from gradflow.kernels.entries import entry
 from gradflow.kernels.procedures import EXACT, address_of, matrix, procedure, view
 
 _LEGENDRE = np.polynomial.legendre.leggauss(6)
@@ -84,14 +85,18 @@ def difference_weights(points, k, known, inverses, out):
         out[2, 0], out[2, k + 1] = 1.0 / (end * (1.0 - points[k])), 1.0 / product
 
 
-@njit(cache=True, **EXACT)
+_INT, _FLOAT = types.int64, types.float64
+
+
+@procedure(types.void(_INT, _INT, _FLOAT, _INT, _INT, _INT), exact=True)
 def _step_weights(k, known, h, points, spare, weights):
     """Write the weights of the prediction to row 3 of weights, those of the differences to rows 0 to 2.
 
     The prediction integrates the polynomial through the first k points over a step of length h, from 0 to 1 on the
     scale of the points. Rows 4 and 5, first column: the two integrals of the correction, times h.
     """
-    inverses, products = spare[:MOST_POINTS], spare[MOST_POINTS:]
+    points, weights = view(points, MOST_POINTS), matrix(weights, ROWS, MOST_POINTS)
+    inverses, products = view(spare, MOST_POINTS), view(spare + 8 * MOST_POINTS, GAUSS_POINTS.size)
     inverse_gaps(points, k, inverses)
     gauss_products(points, k, 1.0, products)
     integral_weights(points, k, 1.0, inverses, products, weights[3])
@@ -102,13 +107,14 @@ def _step_weights(k, known, h, points, spare, weights):
     difference_weights(points, k, known, inverses, weights)
 
 
-@njit(cache=True, **EXACT)
+@procedure(types.void(_INT, _FLOAT, _FLOAT, _FLOAT, _INT, _INT, _INT), exact=True)
 def _inside_weights(count, x, h, bend, points, spare, weights):
     """Write the weights of a state inside a step to row 3 of weights.
 
     They are those of the integral from 0 to x, less `bend` times those of the integral from 0 to 1, times h.
     """
-    inverses, products = spare[:MOST_POINTS], spare[MOST_POINTS:]
+    points, weights = view(points, MOST_POINTS), matrix(weights, ROWS, MOST_POINTS)
+    inverses, products = view(spare, MOST_POINTS), view(spare + 8 * MOST_POINTS, GAUSS_POINTS.size)
     inverse_gaps(points, count, inverses)
     gauss_products(points, count, 1.0, products)
     integral_weights(points, count, 1.0, inverses, products, weights[3])
@@ -118,41 +124,13 @@ def _inside_weights(count, x, h, bend, points, spare, weights):
         weights[3, l] = h * (weights[4, l] - bend * weights[3, l])
 
 
-_INT, _FLOAT = types.int64, types.float64
-
-
-@procedure(types.void(_INT, _INT, _FLOAT, _INT, _INT, _INT), exact=True)
-def _step_weights_at(k, known, h, points, spare, weights):
-    """The same, for arrays given by their addresses."""
-    table, room = matrix(weights, ROWS, MOST_POINTS), view(spare, MOST_POINTS + GAUSS_POINTS.size)
-    _step_weights(k, known, h, view(points, MOST_POINTS), room, table)
-
-
-@procedure(types.void(_INT, _FLOAT, _FLOAT, _FLOAT, _INT, _INT, _INT), exact=True)
-def _inside_weights_at(count, x, h, bend, points, spare, weights):
-    """The same, for arrays given by their addresses."""
-    table, room = matrix(weights, ROWS, MOST_POINTS), view(spare, MOST_POINTS + GAUSS_POINTS.size)
-    _inside_weights(count, x, h, bend, view(points, MOST_POINTS), room, table)
-
-
+@entry("void(i8, i8, f8, f8[::1], f8[::1], f8[:, ::1])")
 def step_weights(k, known, h, points, spare, weights):
     """Write the weights of a step of length h from k of the known points."""
-    _step_weights(k, known, h, points, spare, weights)
+    _step_weights(k, known, h, address_of(points), address_of(spare), address_of(weights))
 
 
-def step_weights_apart(k, known, h, points, spare, weights):
-    """The same for compiled code."""
-    _step_weights_at(k, known, h, address_of(points), address_of(spare), address_of(weights))
-
-
+@entry("void(i8, f8, f8, f8, f8[::1], f8[::1], f8[:, ::1])")
 def inside_weights(count, x, h, bend, points, spare, weights):
     """Write the weights of the state at a part x of a step of length h."""
-    _inside_weights(count, x, h, bend, points, spare, weights)
-
-
-def inside_weights_apart(count, x, h, bend, points, spare, weights):
-    """The same for compiled code."""
-    _inside_weights_at(count, x, h, bend, address_of(points), address_of(spare), address_of(weights))
-
-
-TWINS = ((step_weights, step_weights_apart), (inside_weights, inside_weights_apart))
+    _inside_weights(count, x, h, bend, address_of(points), address_of(spare), address_of(weights))

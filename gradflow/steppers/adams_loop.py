@@ -5,9 +5,8 @@ A run keeps the velocities at the last points, and their times; each step makes 
 
 import math
 
-from gradflow.kernels.calls import call, uncounted
+from gradflow.kernels.calls import call
 from gradflow.status import Status
-from gradflow.steppers import adams_formulas as formulas
 from gradflow.steppers import adams_passes as passes
 from gradflow.steppers.adams_formulas import inside_weights, step_weights
 from gradflow.steppers.adams_passes import add_rows, assign, correct, distance, mix, stage, start_speed
@@ -254,7 +253,6 @@ def begin(rhs, method, memory, now):
 
 def advance(rhs, method, limits, memory, record, save_at, saved, first):
     """Step until a reason to stop; write the states at save_at[first:] that are reached."""
-    rhs, method, memory, saved = uncounted((rhs, method, memory, saved))
     now = record[0]
     if now["known"] == 0 and (now["t"] < limits.t_end or limits.loss_below > -math.inf):
         status = begin(rhs, method, memory, now)
@@ -291,4 +289,5 @@ HELPERS = (
     *passes.HELPERS, evaluate, scale_points, predict, correct_step, state_at, velocity_at, attempt,
     begin, reject, accept, complete, choose, watch_stiffness, interpolate, show, is_low, stop,
 )  # fmt: skip
-TWINS = (*formulas.TWINS, *passes.TWINS)
+TWINS = passes.TWINS
+VIEWS = (passes.stage_view, state_at, velocity_at)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.kernels.calls import call, uncounted
+from gradflow.kernels.calls import call
 from gradflow.kernels.procedures import address_of, view
 from gradflow.kernels.sums import add_rows, sum_rows
 from gradflow.status import Status
@@ -274,7 +274,6 @@ def interpolate(rhs, pair, memory, now, time, out):
 
 def advance(rhs, pair, control, limits, memory, record, save_at, saved, first):
     """Step until a reason to stop; write the states at save_at[first:] that accepted steps reach."""
-    rhs, pair, control, memory, saved = uncounted((rhs, pair, control, memory, saved))
     now = record[0]
     last_step = now["accepted"] + limits.max_steps
     k = first
@@ -302,3 +301,4 @@ TWINS = (
     (assign, assign_loops),
     (distance, distance_loops),
 )
+VIEWS = (stage_view,)

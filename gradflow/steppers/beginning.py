@@ -94,7 +94,7 @@ def begin(field: Any, t: float, y, velocity, scratch, probed, control: Any, orde
     """
     arguments = (field.rhs, t, y, velocity, scratch, probed, control.rtol, control.atol, order)
     if field.compiled:
-        return compiled(first_step, helpers=_HELPERS, twins=_TWINS)(*arguments)
+        return compiled(first_step, helpers=_HELPERS, twins=_TWINS, views=())(*arguments)
     with np.errstate(all="ignore"):
         value, step = first_step(*arguments)
     return value, float(step)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradflow.kernels.calls import compiled
 from gradflow.steppers import tableaux
-from gradflow.steppers.adaptive import HELPERS, RECORD, RESUMED, TWINS, Control, Memory, advance
+from gradflow.steppers.adaptive import HELPERS, RECORD, RESUMED, TWINS, VIEWS, Control, Memory, advance
 from gradflow.steppers.beginning import begin, checked_first_step, write
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import SHORT, aligned_rows, new_record, put_back, start_vector, take_snapshot, tolerances
@@ -112,7 +112,7 @@ class Explicit(Measured, Stepper):
         self._memory = Memory(*(rows[i] for i in range(7)), K=rows[7:], shares=np.zeros(used))
         self._record = new_record(2, RECORD)
         self._now = self._record[0]
-        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS) if field.compiled else advance
+        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS, views=VIEWS) if field.compiled else advance
         self._begin(float(t), first_step)
 
     def _begin(self, t: float, first_step: float | None) -> None:

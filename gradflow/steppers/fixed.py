@@ -48,6 +48,7 @@ class _Memory(NamedTuple):
     y_held: np.ndarray
     velocity_held: np.ndarray
     K: np.ndarray
+    weights: np.ndarray
 
 
 def combine(out, base, scale, K, weights, count):
@@ -69,6 +70,17 @@ def combine_loops(out, base, scale, K, weights, count):
                 out[i] += weight * K[l, i]
     for i in range(size):
         out[i] = base[i] + scale * out[i]
+
+
+def assign(out, a):
+    """Copy a to out."""
+    out[:] = a
+
+
+def assign_loops(out, a):
+    """The same for compiled code."""
+    for i in range(out.size):
+        out[i] = a[i]
 
 
 def all_finite(a):
@@ -105,7 +117,7 @@ def attempt(rhs, rule, limits, memory, record):
     """Take one step, whole or cut at t_end; refuse it if value or state is not finite."""
     now, K, last = record[0], memory.K, rule.stages
     if now["has_stages"]:
-        K[0] = K[last]
+        assign(K[0], K[last])
         now["has_stages"] = 0
     whole = fits_step(now, limits)
     if whole:
@@ -114,14 +126,14 @@ def attempt(rhs, rule, limits, memory, record):
         t_new, length = limits.t_end, limits.t_end - now["t"]
         now["held_for"] = limits.t_end
         record[1] = record[0]
-        memory.y_held[:] = memory.y
-        memory.velocity_held[:] = K[0]
+        assign(memory.y_held, memory.y)
+        assign(memory.velocity_held, K[0])
     value = run_stages(rhs, rule, memory, now["t"], t_new, length)
     now["gradients"] += last
     if not (abs(value) < math.inf and all_finite(memory.y_new)):
         return _DIVERGED
-    memory.y_before[:] = memory.y
-    memory.y[:] = memory.y_new
+    assign(memory.y_before, memory.y)
+    assign(memory.y, memory.y_new)
     now["t_before"], now["t"], now["length"], now["value"] = now["t"], t_new, length, value
     now["accepted"] += 1
     now["has_stages"] = 1
@@ -149,10 +161,13 @@ def stop(rule, limits, now, last_step):
 def interpolate(rule, memory, now, time, out):
     """State at a time inside the last step."""
     x = (time - now["t_before"]) / now["length"]
-    weights = np.zeros(rule.C.size)
+    weights = memory.weights
     basis = x
+    for l in range(weights.size):
+        weights[l] = 0.0
     for i in range(rule.G.shape[0]):
-        weights += basis * rule.G[i]
+        for l in range(weights.size):
+            weights[l] += basis * rule.G[i, l]
         basis *= x if i % 2 == 1 else 1.0 - x
     combine(out, memory.y_before, now["length"], memory.K, weights, weights.size)
 
@@ -166,9 +181,9 @@ def advance(rhs, rule, limits, memory, record, save_at, saved, first):
     while True:
         while k < save_at.size and save_at[k] <= now["t"] + slack:
             if save_at[k] >= now["t"] - slack:
-                saved[k] = memory.y
+                assign(saved[k], memory.y)
             elif save_at[k] <= now["t_before"] + slack:
-                saved[k] = memory.y_before
+                assign(saved[k], memory.y_before)
             else:
                 interpolate(rule, memory, now, save_at[k], saved[k])
             k += 1
@@ -180,7 +195,7 @@ def advance(rhs, rule, limits, memory, record, save_at, saved, first):
 
 
 _HELPERS = (run_stages, fits_step, attempt, stop, interpolate)
-_TWINS = ((combine, combine_loops), (all_finite, all_finite_loops))
+_TWINS = ((combine, combine_loops), (all_finite, all_finite_loops), (assign, assign_loops))
 
 
 class Fixed(Stepper):
@@ -244,7 +259,12 @@ class Fixed(Stepper):
         self.step, self._slack = float(step), _ROUNDING * float(step)
         self.whole_steps = bool(whole_steps)
         self._rule = tableaux.rule(method)
-        self._memory = _Memory(y, *(y.copy() for _ in range(4)), K=np.zeros((self._rule.C.size, y.size)))
+        self._memory = _Memory(
+            y,
+            *(y.copy() for _ in range(4)),
+            K=np.zeros((self._rule.C.size, y.size)),
+            weights=np.zeros(self._rule.C.size),
+        )
         self._record = np.zeros(2, _RECORD)
         now = self._now = self._record[0]
         now["t"] = now["t_before"] = now["origin"] = t
@@ -253,7 +273,7 @@ class Fixed(Stepper):
         now["gradients"] = 1
         self._advance = advance
         if field.compiled:
-            self._advance = compiled(advance, helpers=_HELPERS, twins=_TWINS, fastmath=frozenset())
+            self._advance = compiled(advance, helpers=_HELPERS, twins=_TWINS, fastmath=frozenset(), views=())
 
     def _rules(self, look: bool) -> tuple:
         """The rule."""

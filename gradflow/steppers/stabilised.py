@@ -18,6 +18,7 @@ from gradflow.steppers.stabilised_loop import (
     RESUMED_COUNTERS,
     RESUMED_NUMBERS,
     TWINS,
+    VIEWS,
     Control,
     Memory,
     advance,
@@ -131,7 +132,9 @@ class Stabilised(Measured, Stepper):
         self._memory = Memory(*vectors, velocities=table[7:10], chain=table[10:12], K=table[12:16], held=table[16:])
         self._record = new_record(2, RECORD)
         self._now = self._record[0]
-        self._advance = compiled(advance, helpers=HELPERS, twins=TWINS, inline=True) if field.compiled else advance
+        self._advance = (
+            compiled(advance, helpers=HELPERS, twins=TWINS, inline=True, views=VIEWS) if field.compiled else advance
+        )
         self._begin(float(t), first_step)
 
     def _begin(self, t: float, first_step: float | None) -> None:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.kernels.calls import uncounted
 from gradflow.status import Status
 from gradflow.steppers.stabilised_dense import DENSE_HELPERS, DENSE_TWINS, add, evaluate, interpolate
 
@@ -340,7 +339,6 @@ def stop(method, control, limits, now, last_step):
 
 def advance(rhs, method, control, limits, memory, record, save_at, saved, first):
     """Step until a reason to stop; write the states at save_at[first:] that accepted steps reach."""
-    rhs, method, control, memory, saved = uncounted((rhs, method, control, memory, saved))
     now = record[0]
     last_step = now["accepted"] + limits.max_steps
     k = first
@@ -385,3 +383,4 @@ TWINS = (
     *DENSE_TWINS,
     (norm, norm_loops),
 )
+VIEWS = (run_stages,)
