@@ -44,6 +44,8 @@ def broken(site: Path) -> tuple[int, list[str]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.exit(f"{__doc__}\nGive the folder of the site; make docs builds it in build/docs.")
     found, wrong = broken(Path(sys.argv[1]))
     print("\n".join([*wrong, f"{found} internal links, {len(wrong)} broken"]))
     sys.exit(bool(wrong))

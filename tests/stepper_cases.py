@@ -90,4 +90,5 @@ def logistic(t, s0=0.01):
 
 def record(stepper):
     """All that must agree bit for bit between two runs that end in the same state."""
-    return stepper.t, *stepper.state, *stepper.velocity, stepper.value, stepper.step, stepper.rho
+    own = (stepper.step, stepper.rho) if hasattr(stepper, "rho") else ()
+    return stepper.t, *stepper.state, *stepper.velocity, stepper.value, *own
