@@ -11,7 +11,7 @@ from gradflow.arguments import positive
 
 @dataclass(frozen=True)
 class SplittingRun:
-    """Iterates of :func:`gradflow.dynamics.relaxed_splitting`.
+    """Iterates of :func:`gradflow.relaxed_splitting`.
 
     Attributes
     ----------

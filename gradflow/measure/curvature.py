@@ -135,7 +135,7 @@ def smallest_eigenvalue(problem, theta, *, method="auto", start=None, tolerance=
 
 @per_run
 def smallest_eigenvalue_bound(problem, theta) -> float | np.ndarray:
-    r"""Lower bound of :func:`smallest_eigenvalue` of a deep linear network with a convex loss.
+    r"""Lower bound of :func:`gradflow.measure.smallest_eigenvalue` of a deep linear network with a convex loss.
 
     .. math:: \lambda_{\min}(\nabla^2 F(\theta)) \ge -(L - 1)\, \|\nabla\phi(W_L \cdots W_1)\|_F
         \max_{j < k} \prod_{i \ne j, k} \|W_i\|_2,
