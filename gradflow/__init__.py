@@ -9,6 +9,7 @@ from gradflow.batch import Batch
 from gradflow.branching import branches
 from gradflow.clocks.targets import at, every
 from gradflow.compare import Comparison, compare
+from gradflow.diagonal import Diagonal
 from gradflow.dynamics import (
     GD,
     SGD,
@@ -24,7 +25,7 @@ from gradflow.dynamics import (
 )
 from gradflow.events import Event, ExcessLossBelow, GradientBelow, LossBelow, Stationary
 from gradflow.modules import Convolutional, FromModule
-from gradflow.networks import DeepLinear, Diagonal, FullyConnected, ResidualLinear, Skip
+from gradflow.networks import DeepLinear, FullyConnected, ResidualLinear, Skip
 from gradflow.problem import Problem
 from gradflow.simulate import simulate
 from gradflow.status import Status

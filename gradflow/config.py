@@ -12,12 +12,13 @@ from gradflow import dynamics, losses, networks, penalties
 from gradflow.activations import Activation
 from gradflow.clocks.kinds import CLOCKS
 from gradflow.clocks.targets import At, Every
+from gradflow.diagonal import Diagonal
 from gradflow.modules import Convolutional
 
 
 def known() -> dict[str, type]:
     """Classes that a file may name."""
-    classes = [networks.DeepLinear, networks.FullyConnected, networks.ResidualLinear, networks.Diagonal]
+    classes = [networks.DeepLinear, networks.FullyConnected, networks.ResidualLinear, Diagonal]
     classes += [networks.Skip, Activation, Convolutional]
     classes += [losses.Square, losses.Exponential, losses.Logistic, losses.CrossEntropy]
     classes += [dynamics.GradientFlow, dynamics.PolarFlow, dynamics.WeightNormFlow, dynamics.LMFlow]

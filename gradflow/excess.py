@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.diagonal import Diagonal
 from gradflow.doubled import Pair, add, paired, product
 from gradflow.losses import Square
-from gradflow.networks import Diagonal, Feedforward
+from gradflow.networks import Feedforward
 
 
 class LeastSquares:

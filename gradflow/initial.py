@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gradflow.arguments import checked_seed, not_negative
-from gradflow.networks import Diagonal, Feedforward
+from gradflow.diagonal import Diagonal
+from gradflow.networks import Feedforward
 
 SCHEMES = (
     "gaussian",

@@ -6,8 +6,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from gradflow.diagonal import Diagonal
 from gradflow.interfaces import Interface, interfaces
-from gradflow.networks import Diagonal
 
 _kernels: WeakKeyDictionary = WeakKeyDictionary()
 

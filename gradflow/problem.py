@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradflow.arguments import checked_inputs, not_negative, outside_torch
+from gradflow.diagonal import Diagonal
 from gradflow.initial import initial
 from gradflow.kernels.select import checked_device, choose
-from gradflow.networks import Diagonal
 
 if TYPE_CHECKING:
     from gradflow.eigenbasis import Eigenbasis

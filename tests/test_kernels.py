@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from gradflow import losses
+from gradflow.diagonal import Diagonal
 from gradflow.kernels import covariance, diagonal, feedforward, select
 from gradflow.kernels.minibatch import minibatch
 from gradflow.modules import FromModule
-from gradflow.networks import DeepLinear, Diagonal, FullyConnected, ResidualLinear, Skip
+from gradflow.networks import DeepLinear, FullyConnected, ResidualLinear, Skip
 
 ACTIVATIONS = (
     "linear",

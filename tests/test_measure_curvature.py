@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from gradflow import measure
+from gradflow.diagonal import Diagonal
 from gradflow.losses import CrossEntropy, Exponential, Logistic, Square
 from gradflow.modules import Convolutional, FromModule
-from gradflow.networks import DeepLinear, Diagonal, FullyConnected
+from gradflow.networks import DeepLinear, FullyConnected
 from gradflow.problem import Problem
 
 

@@ -9,9 +9,10 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from gradflow import measure
+from gradflow.diagonal import Diagonal
 from gradflow.losses import CrossEntropy, Exponential, Logistic, Square
 from gradflow.modules import Convolutional
-from gradflow.networks import DeepLinear, Diagonal, FullyConnected, ResidualLinear, Skip
+from gradflow.networks import DeepLinear, FullyConnected, ResidualLinear, Skip
 from gradflow.problem import Problem
 
 

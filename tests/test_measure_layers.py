@@ -5,9 +5,10 @@ import pytest
 from scipy.optimize import check_grad
 
 from gradflow import measure
+from gradflow.diagonal import Diagonal
 from gradflow.losses import Square
 from gradflow.modules import Convolutional
-from gradflow.networks import DeepLinear, Diagonal, FullyConnected, ResidualLinear, Skip
+from gradflow.networks import DeepLinear, FullyConnected, ResidualLinear, Skip
 from gradflow.problem import Problem
 
 

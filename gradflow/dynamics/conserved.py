@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.diagonal import Diagonal
 from gradflow.dynamics.flow import Invariant
 from gradflow.dynamics.groups import norms
 from gradflow.invariants import invariant_decay, invariant_names, invariants
-from gradflow.networks import Diagonal
 
 
 def plain(problem, rates) -> dict[str, Invariant]:

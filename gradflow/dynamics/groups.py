@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradflow.networks import Diagonal
+from gradflow.diagonal import Diagonal
 
 KINDS = ("whole", "layer", "neuron")
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from gradflow.diagonal import Diagonal
 from gradflow.dynamics.balance import Balance
 from gradflow.dynamics.conserved import log_kernel
 from gradflow.dynamics.flow import GradientFlow
@@ -13,7 +14,6 @@ from gradflow.dynamics.groups import norms, spread
 from gradflow.dynamics.normalized import LMFlow, lm_layout
 from gradflow.dynamics.polar import PolarFlow, WeightNormFlow, layout
 from gradflow.invariants import conserved_interfaces, invariant_decay, invariant_names, kernel_basis
-from gradflow.networks import Diagonal
 
 
 def manifold(problem, dynamics):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradflow.arguments import not_negative
+from gradflow.diagonal import Diagonal
 from gradflow.dynamics.flow import Flow, typical
 from gradflow.dynamics.groups import norms, partition, spread
 from gradflow.dynamics.polar import pack_layout
 from gradflow.kernels.calls import call
-from gradflow.networks import Diagonal
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,8 +17,8 @@ class SphereFlow(Flow):
 
     .. math:: w' = -(I - w w^T)\big[\nabla F(w) + \beta (w - \mathrm{prox}_{(\lambda/\beta) P}(w))\big], \qquad |w| = 1
 
-    The objective is :math:`F(w) + \min_u \big[\lambda P(u) + \frac\beta2 |w - u|^2\big]`: :func:`gradflow.relaxed_splitting`
-    follows this flow for small steps. The start is normalised.
+    The objective is :math:`F(w) + \min_u \big[\lambda P(u) + \frac\beta2 |w - u|^2\big]`:
+    :func:`gradflow.relaxed_splitting` follows this flow for small steps. The start is normalised.
 
     Parameters
     ----------

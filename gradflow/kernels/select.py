@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from gradflow.diagonal import Diagonal
 from gradflow.kernels.kernel import Kernel
 from gradflow.losses import CrossEntropy, Exponential, Logistic, Square
-from gradflow.networks import Diagonal, Feedforward
+from gradflow.networks import Feedforward
 
 BACKENDS = ("auto", "feedforward", "covariance", "diagonal", "torch")
 COMPILED_LOSSES = (Square, Exponential, Logistic, CrossEntropy)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradflow.networks import Diagonal, Feedforward
+from gradflow.diagonal import Diagonal
+from gradflow.networks import Feedforward
 
 
 def weight_names(network) -> list[str]:
