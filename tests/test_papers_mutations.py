@@ -199,7 +199,7 @@ MUTATIONS = [
     (torch_decay, "sgd-weight-decay-rank", "null-space", "null_space_decay"),
     (torch_decay, "sgd-noise-low-rank", "stationary-rank", "norm"),
     (late_by_one, "continuous-vs-discrete", "certificates", "e1_limit"),
-    (threshold_without_coupling, "relaxed-variable-splitting", "trade-off", "l1_shrinks"),
+    (threshold_without_coupling, "relaxed-variable-splitting", "trade-off", "errors"),
     (no_sine, "relaxed-variable-splitting", "trade-off", "population_loss"),
 ]
 

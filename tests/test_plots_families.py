@@ -70,6 +70,18 @@ def test_reference_lines_match_the_lines_that_they_are_of():
         plots.reference(ax, [5.0], of=drawn)
 
 
+def test_one_legend_serves_panels_with_the_same_lines():
+    problem = gf.Problem(gf.DeepLinear([2, 2, 1]), gf.losses.Square(), np.eye(2), [1.0, -1.0])
+    run = gf.simulate(problem, problem.init(), gf.GradientFlow(), 1.0)
+    fig, axes = plots.subplots(1, 2)
+    for ax in axes:
+        plots.spectral_ratio(run, ax)
+    assert all(ax.get_legend() for ax in axes)
+    plots.finish(fig)
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["$W_{1}$", "$W_{2}$"]
+    assert not any(ax.get_legend() for ax in axes)
+
+
 def test_the_start_at_time_zero_does_not_stretch_a_logarithmic_panel():
     fig, ax = plots.subplots(xscale="log")
     plots.lines(ax, [-1000.0, 1.0, 2.0], [0.0, 0.1, 1.0])

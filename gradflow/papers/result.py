@@ -84,7 +84,7 @@ class Result:
         record = {"provenance": self.provenance, "claims": [claim.to_dict() for claim in self.claims]}
         text = json.dumps(record, indent=1) + "\n"
         writers = {
-            ".png": lambda path: self.figure.savefig(path, format="png", dpi=DPI, metadata=png),
+            ".png": lambda path: _write_png(self.figure, path, png),
             ".pdf": lambda path: self.figure.savefig(path, format="pdf", metadata={**pdf, "CreationDate": None}),
             ".nc": lambda path: stored.to_netcdf(path, engine="h5netcdf"),
             ".json": lambda path: path.write_text(text),
@@ -128,6 +128,18 @@ class Result:
             picture = buffer.getvalue()
         image = base64.b64encode(picture).decode()
         return f'<img src="data:image/png;base64,{image}"/><pre>{escape(repr(self))}</pre>'
+
+
+def _write_png(figure, path: Path, metadata: dict[str, str]) -> None:
+    """Picture in 256 colours, which takes a third of the space."""
+    from PIL import Image, PngImagePlugin
+
+    buffer, facts = io.BytesIO(), PngImagePlugin.PngInfo()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    for name, text in metadata.items():
+        facts.add_text(name, text)
+    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(path, format="PNG", pnginfo=facts, optimize=True, dpi=(DPI, DPI))
 
 
 def _written(path: Path, write) -> Path:

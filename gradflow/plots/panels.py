@@ -143,6 +143,8 @@ def finish(figure) -> None:
                 label_short_log_axis(axis)
     shared = len(labelled) > 1 and len({tuple(legend_entries(ax)) for ax in labelled}) == 1
     if shared:
+        for ax in labelled:
+            ax.legend().remove()
         entries = legend_entries(labelled[0])
         figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=min(len(entries), 6))
         return
