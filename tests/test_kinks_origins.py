@@ -163,7 +163,7 @@ def test_rays_tell_the_sign_of_phi():
     rng = np.random.default_rng(0)
     for _ in range(20):
         rows, d = rng.normal(size=(7, 3)), rng.normal(size=7) + 0.5
-        origin = Origin(np.arange(7), rows, d, np.zeros(3), rays_of(rows), np.eye(3))
+        origin = Origin(np.arange(7), rows, d, np.zeros(3), rays_of(rows), np.eye(3), np.zeros((7, 7)))
         around = rng.normal(size=(20_000, 3))
         phi = np.maximum(around @ rows.T, 0.0) @ d / np.linalg.norm(around, axis=1)
         size = np.abs(d) @ np.linalg.norm(rows, axis=1)

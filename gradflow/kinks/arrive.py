@@ -125,34 +125,33 @@ def arrive(network, place, theta, z_before, culprits=NONE) -> Outcome:
     back = network.among(hits, place.fresh.kinks) & network.among(hits, culprits)
     guess[: hits.size][back] = SLIDE
     back = np.concatenate([back, np.zeros(again.size, bool)])
-    kinks, stopped = np.concatenate([hits, again]), np.zeros(back.size, bool)
+    kinks, stopped = np.concatenate([hits, again]), NONE
     if hits.size > 1 and not network.flat:
         kept, stopped = dependent(network, theta, place.sigma, place.sliding, hits)
-        place = replace(place, shadowed=np.union1d(place.shadowed, hits[kept]))
-        free = np.concatenate([~kept, np.ones(again.size, bool)])
-        stopped = np.concatenate([stopped, np.zeros(again.size, bool)])[free]
+        place = replace(place, shadowed=np.union1d(place.shadowed, kept))
+        free = ~network.among(kinks, kept)
         kinks, guess, back = kinks[free], guess[free], back[free]
-        guess[stopped] = SLIDE
+        guess[network.among(kinks, stopped)] = SLIDE
     return change(network, place, theta, kinks, guess, back, back, stopped)
 
 
 def dependent(network, theta, sigma, sliding, hits) -> tuple[np.ndarray, np.ndarray]:
-    """Which hits have normals in the span of those of sliding kinks and of earlier hits, and which hits they need."""
+    """Hits whose normals are in the span of those of sliding kinks and earlier hits, and the kinks that they need."""
     _, slope, h = network.forward(theta, sigma)
     normals = network.normals(theta, slope, h, np.concatenate([sliding, hits]))
     lengths = np.linalg.norm(normals, axis=1)
     normals = normals / np.where(lengths > 0.0, lengths, 1.0)[:, None]
-    kept, needed, chosen = np.zeros(hits.size, bool), np.zeros(hits.size, bool), list(range(sliding.size))
+    every, kept = np.concatenate([sliding, hits]), np.zeros(hits.size, bool)
+    needed, chosen = np.zeros(every.size, bool), list(range(sliding.size))
     for a in range(hits.size):
         row = normals[sliding.size + a]
         parts = np.linalg.lstsq(normals[chosen].T, row, rcond=1e-10)[0] if chosen else np.zeros(0)
         kept[a] = lengths[sliding.size + a] > 0.0 and np.linalg.norm(row - parts @ normals[chosen]) <= SHADOW
         if kept[a]:
-            own = np.array(chosen)[np.abs(parts) > 1e-6] - sliding.size
-            needed[own[own >= 0]] = True
+            needed[np.array(chosen)[np.abs(parts) > 1e-6]] = True
         else:
             chosen.append(sliding.size + a)
-    return kept, needed
+    return hits[kept], every[needed]
 
 
 def _held(network, place, theta, neurons, hits) -> Outcome:
@@ -169,7 +168,7 @@ def _held(network, place, theta, neurons, hits) -> Outcome:
     joint = surface(network, sliding)
     new = Place(theta, sigma, sliding, held, point(network, theta, sigma, joint), joint)
     fresh = kept[~network.among(kept, slid)]
-    rows = [("slide", fresh, masks_of(new)[np.searchsorted(sliding, fresh)])] if fresh.size else []
+    rows = [("slide", fresh, np.clip(masks_of(new)[np.searchsorted(sliding, fresh)], 0.0, 1.0))] if fresh.size else []
     others = hits[~network.among(hits, own)]
     if not others.size:
         return Outcome(new, rows, 1)
@@ -230,10 +229,9 @@ def _with_wakened(network, place, theta, hits):
 def change(network, place, theta, kinks, guess, calm=None, lenient=None, stopped=None) -> Outcome:
     """Settle the kinks together with the sliding ones; list who crossed, began or ended to slide.
 
-    `calm` and `lenient` mark kinks whose speed, or whose sigma near 0 and 1, is not questioned; `stopped` ones slide
-    for the time being, since others depend on them.
+    `calm` and `lenient` mark kinks whose speed, or whose sigma near 0 and 1, is not questioned; those named `stopped`
+    slide for the time being, since others depend on them.
     """
-    stopped = np.zeros(kinks.size, bool) if stopped is None else stopped
     shadowed = place.shadowed[~network.among(place.shadowed, kinks)]
     calm = np.zeros(kinks.size, bool) if calm is None else calm
     lenient = np.zeros(kinks.size, bool) if lenient is None else lenient
@@ -250,7 +248,9 @@ def change(network, place, theta, kinks, guess, calm=None, lenient=None, stopped
     first = np.concatenate([guess, np.full(others.size, SLIDE)])
     quiet = np.zeros(everyone.size, bool)
     quiet[: calm.size] = calm
-    may_stay = np.concatenate([stopped, np.zeros(kinks.size - stopped.size, bool), held])
+    may_stay = np.concatenate([np.zeros(kinks.size, bool), held])
+    if stopped is not None:
+        may_stay |= network.among(everyone, stopped)
     slack = np.full(everyone.size, -TIE)
     slack[: lenient.size][lenient] = GRAZING
     if not network.flat:
@@ -293,7 +293,7 @@ def _rows(network, old, new, kinks, status):
     if exits.size:
         rows.append(("exit", exits, new.sigma[exits]))
     if slides.size:
-        rows.append(("slide", slides, masks_of(new)[np.searchsorted(new.sliding, slides)]))
+        rows.append(("slide", slides, np.clip(masks_of(new)[np.searchsorted(new.sliding, slides)], 0.0, 1.0)))
     return rows
 
 

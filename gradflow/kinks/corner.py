@@ -12,7 +12,6 @@ masks s the gradient is :math:`g + \sum_a f_a n_a` with :math:`f_a = s_a d_a`, :
 """
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
@@ -24,7 +23,10 @@ TOLERANCE = 1e-9
 APART = 1e-6
 """Relative difference of the velocities of two ways."""
 
-DESCENTS, LONG, FAR, MOST = 300, 3000, 5.0, 20_000
+FEED = 1e-10
+"""Relative size of an entry of W that is rounding."""
+
+DESCENTS, LONG, FAR, MOST = 300, 2000, 5.0, 20_000
 """Descents that are counted, their steps after the arrival, the distance from which they come, in units of the width of
 their chatter about the kinks that slid before, and the most steps of that way."""
 
@@ -57,14 +59,22 @@ def corner_at(network, theta, sigma, kinks) -> Corner:
     run = network.run(theta, sigma)
     normals = network.normals(theta, run.slope, run.h, kinks)
     raised = network.raised(theta, normals)
+    feed = feeds(network, theta, run.slope, run.h, kinks, normals)
+    return Corner(kinks, -(normals @ run.gradient), normals @ raised.T, network.attraction(run.delta, kinks), feed)
+
+
+def feeds(network, theta, slope, h, kinks, normals) -> np.ndarray:
+    """W: what the pre-activations of kinks gain by the values of those below, from the normals with a mask at 1."""
     feed = np.zeros((kinks.size, kinks.size))
     for b in stacked_below(network, kinks):
-        slope = run.slope.copy()
-        network.spread_masks(slope, kinks[b : b + 1], np.ones(1))
-        gained = network.normals(theta, slope, run.h, kinks) - normals
+        raised = slope.copy()
+        network.spread_masks(raised, kinks[b : b + 1], np.ones(1))
+        gained = network.normals(theta, raised, h, kinks) - normals
         square = float(normals[b] @ normals[b])
-        feed[:, b] = gained @ normals[b] / square if square > 0.0 else 0.0
-    return Corner(kinks, -(normals @ run.gradient), normals @ raised.T, network.attraction(run.delta, kinks), feed)
+        if square > 0.0:
+            feed[:, b] = gained @ normals[b] / square
+    feed[np.abs(feed) <= FEED * np.abs(feed).max(initial=0.0)] = 0.0
+    return feed
 
 
 def stacked_below(network, kinks) -> np.ndarray:
@@ -97,18 +107,6 @@ def way(corner, status) -> Way:
     return Way(status.copy(), speed, motion, bool((fits & stopped & (~slides | (d > 0.0))).all()))
 
 
-def ways(corner, free) -> list[Way]:
-    """All choices for the free kinks (positions) that agree with what they lead to; the others slide. Each once."""
-    found = []
-    status = np.full(corner.kinks.size, SLIDE)
-    for choice in product((0, 1, SLIDE), repeat=len(free)):
-        status[free] = choice
-        one = way(corner, status)
-        if one.agrees and not any(same(one, other) for other in found):
-            found.append(one)
-    return found
-
-
 def same(one, other) -> bool:
     """Whether two ways have one velocity."""
     return bool(np.abs(one.motion - other.motion).max() <= APART * np.abs(other.motion).max())
@@ -127,7 +125,7 @@ def shares(corner, found, arrival, seed=0) -> np.ndarray:
     found : list of Way
         Ways on.
     arrival : ndarray (m,)
-        Speeds n.w on arrival.
+        Speeds n.w on arrival; 0 for descents that are in the corner.
     """
     rng = np.random.default_rng(seed)
     values, vectors = np.linalg.eigh(corner.gram)
@@ -138,29 +136,33 @@ def shares(corner, found, arrival, seed=0) -> np.ndarray:
     slid = np.abs(basis @ arrival) <= 1e-6 * np.linalg.norm(basis, axis=1) * np.linalg.norm(arrival)
     swings = corner.attraction[slid, None] * basis[slid]
     width, pace = float(np.linalg.norm(swings, axis=1).sum()), float(np.linalg.norm(arrival))
-    before = int(min(100.0 + FAR * width / max(pace, 1e-300), MOST))
+    before = int(min(100.0 + FAR * width / pace, MOST)) if pace > 0.0 else 0
     place = -before * arrival + rng.uniform(-0.5, 0.5, (DESCENTS, len(swings))) @ swings
     place += rng.uniform(0.0, 1.0, (DESCENTS, 1)) * arrival
     for step in range(before + LONG):
         if step == before + LONG // 2:
             middle = place.copy()
-        place = place + pull - _forces(corner, place @ basis.T) @ basis
+        place = place + pull - forces(corner, place @ basis.T) @ basis
     rate = (place - middle) / (LONG - LONG // 2)
     speeds = np.array([lift @ one.motion for one in found] + [np.zeros(kept.sum())])
     nearest = np.argmin(np.linalg.norm(rate[:, None, :] - speeds, axis=2), axis=1)
     return np.bincount(nearest, minlength=len(found) + 1) / DESCENTS
 
 
-def _forces(corner, y):
-    """f = s d of each kink at points y = n.w, for many points."""
-    if not corner.feed.any():
-        return (y > 0.0) * corner.attraction
-    z, on = y.copy(), np.zeros(y.shape)
-    order = np.argsort(corner.kinks)
-    for a in order:
+def raised(corner, y) -> np.ndarray:
+    """Pre-activations z of the kinks at points y = n.w, for many points."""
+    z = y.copy()
+    for a in np.argsort(corner.kinks) if corner.feed.any() else ():
         z[:, a] = y[:, a] + np.maximum(z, 0.0) @ corner.feed[a]
-        on[:, a] = z[:, a] > 0.0
+    return z
+
+
+def forces(corner, y) -> np.ndarray:
+    """f = s d of each kink at points y = n.w, for many points."""
+    on = raised(corner, y) > 0.0
+    if not corner.feed.any():
+        return on * corner.attraction
     force = np.zeros(y.shape)
-    for a in order[::-1]:
+    for a in np.argsort(corner.kinks)[::-1]:
         force[:, a] = on[:, a] * (corner.attraction[a] + force @ corner.feed[:, a])
     return force

@@ -1,20 +1,28 @@
 r"""Kinks above the first layer that sliding ones keep at 0, since their normals depend on those.
 
-Samples without an active unit below see one input, the biases: their kinks are one kink. More generally
-:math:`n_a = \sum_b C_{ab} n_b` over sliding kinks b, and near the corner of a group the loss is, in the coordinates
-:math:`y_b = n_b\cdot w` and with the multipliers :math:`\lambda_b` under masks 0,
-:math:`\varphi(y) = -\lambda\cdot y + \sum_a d_a\,(C_a\cdot y)_+`: what is said of neurons at the origin holds here too.
+Samples without an active unit below see one input, the biases: their kinks are one kink, until a unit below wakes.
+In general :math:`n_a = \sum_b C_{ab} n_b` over sliding kinks b. With the masks of a group of such kinks, and of sliding
+ones below them, at 0, with the coordinates :math:`y_b = n_b\cdot w` and the multipliers :math:`\lambda_b`, the loss is
+
+.. math:: \varphi(y) = -\lambda\cdot y + \sum_a D_a (z_a)_+, \qquad z = C y + W (z)_+
+
+near the corner. It is linear on cones, and what is said of neurons at the origin holds here too.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
+from gradflow.kinks.corner import feeds
 from gradflow.kinks.origin import Origin, rays_of
-from gradflow.kinks.slide import solve_gram, stacked, stacked_attractions
+from gradflow.kinks.slide import solve_gram
 
 PART = 1e-6
 """Coefficient of a normal, relative to the largest, that counts as none."""
+
+MOST_BELOW = 6
+"""Kinks below others whose sides are all tried."""
 
 
 @dataclass(frozen=True)
@@ -30,28 +38,46 @@ class Group:
         return np.concatenate([self.sliding, self.kept])
 
 
-def _coefficients(network, theta, sigma, sliding, kept):
-    """Normals of the sliding kinks, and the coefficients (len(kept), len(sliding)) of the others in them."""
-    _, slope, h = network.forward(theta, sigma)
-    normals = network.normals(theta, slope, h, np.concatenate([sliding, kept]))
-    basis, others = normals[: sliding.size], normals[sliding.size :]
-    return np.linalg.lstsq(basis.T, others.T, rcond=1e-10)[0].T
-
-
 def groups(network, place) -> list[Group]:
-    """The groups of a place, those that have sliding kinks in common as one."""
+    """The groups of a place: kept kinks, those that they depend on, and what lies above or below of these."""
     if network.flat or not place.shadowed.size or not place.sliding.size:
         return []
-    found = _coefficients(network, place.theta, place.sigma, place.sliding, place.shadowed)
-    uses = np.abs(found) > PART * np.abs(found).max(axis=1, keepdims=True)
-    joined: list[tuple[np.ndarray, list[int]]] = []
-    for a, row in enumerate(uses):
-        meeting = [one for one in joined if (one[0] & row).any()]
-        joined = [one for one in joined if not (one[0] & row).any()]
-        joined.append(
-            (np.logical_or.reduce([row, *(one[0] for one in meeting)]), [a, *sum((m[1] for m in meeting), [])])
-        )
-    return [Group(place.sliding[row], np.sort(place.shadowed[kept])) for row, kept in joined]
+    every, m = np.concatenate([place.sliding, place.shadowed]), place.sliding.size
+    sigma = place.sigma.copy()
+    network.set_masks(sigma, every, 0.0)
+    _, slope, h = network.forward(place.theta, sigma)
+    normals = network.normals(place.theta, slope, h, every)
+    base, parts = _coordinates(normals)
+    linked = feeds(network, place.theta, slope, h, every, normals) != 0.0
+    linked[:, base] |= np.abs(parts) > PART * np.abs(parts).max(axis=1, initial=0.0, keepdims=True)
+    label = np.arange(every.size)
+    for a, b in np.argwhere(linked):
+        label[label == label[a]] = label[b]
+    found = [np.flatnonzero(label == name) for name in np.unique(label[m:])]
+    return [Group(every[own[own < m]], every[own[own >= m]]) for own in found if (own < m).any()]
+
+
+def normals_at(network, place, kinks) -> np.ndarray:
+    """Normals of kinks under masks 0 of all of them."""
+    sigma = place.sigma.copy()
+    network.set_masks(sigma, kinks, 0.0)
+    _, slope, h = network.forward(place.theta, sigma)
+    return network.normals(place.theta, slope, h, kinks)
+
+
+def _coordinates(normals) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows are a basis, the first ones that are independent, and the coefficients of all rows in it."""
+    chosen, basis = [], np.zeros((0, normals.shape[1]))
+    for a, row in enumerate(normals):
+        rest = row.copy()
+        for _ in range(2):
+            rest -= basis.T @ (basis @ rest)
+        length = float(np.linalg.norm(rest))
+        if length > PART * float(np.linalg.norm(row)) > 0.0:
+            chosen.append(a)
+            basis = np.vstack([basis, rest / length])
+    base = np.array(chosen, dtype=np.int64)
+    return base, np.linalg.lstsq(normals[base].T, normals.T, rcond=None)[0].T
 
 
 def group_at(network, theta, sigma, sliding, group) -> Origin:
@@ -61,23 +87,34 @@ def group_at(network, theta, sigma, sliding, group) -> Origin:
     run = network.run(theta, sigma)
     every = np.concatenate([sliding, group.kept])
     normals = network.normals(theta, run.slope, run.h, every)
-    raised = network.raised(theta, normals[: sliding.size])
-    gram = normals[: sliding.size] @ raised.T
-    multipliers = solve_gram(network, gram, -(normals[: sliding.size] @ run.gradient))
-    d = network.attraction(run.delta, every)
-    slides = np.arange(every.size) < sliding.size
-    if stacked(network, every, slides):
-        force = np.concatenate([multipliers, np.zeros(group.kept.size)])
-        d = stacked_attractions(network, theta, run, every, force, slides)
-    own = np.flatnonzero(np.isin(sliding, group.sliding))
-    rest = np.flatnonzero(~np.isin(sliding, group.sliding))
-    parts = np.linalg.lstsq(normals[: sliding.size].T, normals[sliding.size :].T, rcond=1e-10)[0].T[:, own]
+    base, parts = _coordinates(normals)
+    gram = normals[base] @ network.raised(theta, normals[base]).T
+    multipliers = solve_gram(network, gram, -(normals[base] @ run.gradient))
+    inside = network.among(every[base], group.kinks)
+    own, rest = np.flatnonzero(inside), np.flatnonzero(~inside)
     mobility = gram[np.ix_(own, own)]
     if rest.size:
         cross = gram[np.ix_(own, rest)]
         mobility = mobility - cross @ np.linalg.lstsq(gram[np.ix_(rest, rest)], cross.T, rcond=1e-12)[0]
-    moves = np.abs(parts).max(axis=1, initial=0.0) > PART
-    rows = np.vstack([np.eye(own.size), parts[moves]])
-    attraction = np.concatenate([d[own], d[sliding.size :][moves]])
-    kinks = np.concatenate([sliding[own], group.kept[moves]])
-    return Origin(kinks, rows, attraction, multipliers[own], rays_of(rows), mobility)
+    chosen = np.flatnonzero(network.among(every, group.kinks) & (np.abs(parts[:, own]).max(axis=1) > PART))
+    kinks, rows = every[chosen], parts[np.ix_(chosen, own)]
+    feed = feeds(network, theta, run.slope, run.h, kinks, normals[chosen])
+    d = network.attraction(run.delta, kinks)
+    return Origin(kinks, rows, d, multipliers[own], _rays(rows, feed), mobility, feed)
+
+
+def _rays(rows, feed) -> np.ndarray:
+    """Rays on which the model changes, for each choice of sides of the kinks below others."""
+    below = np.flatnonzero(feed.any(axis=0))[:MOST_BELOW]
+    if not below.size:
+        return rays_of(rows)
+    found, unit = [], np.eye(len(rows))
+    for sides in product((0.0, 1.0), repeat=below.size):
+        on = np.zeros(len(rows))
+        on[below] = sides
+        shape = np.linalg.inv(unit - feed * on) @ rows
+        length = np.linalg.norm(shape, axis=1)
+        rays = rays_of(shape[length > PART * length.max()])
+        fits = (rays @ shape[below].T) * (2.0 * np.array(sides) - 1.0) >= -1e-9 * length[below]
+        found.append(rays[fits.all(axis=1)])
+    return np.concatenate(found)

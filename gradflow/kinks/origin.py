@@ -12,7 +12,7 @@ from math import comb
 import numpy as np
 from scipy.optimize import lsq_linear, nnls
 
-from gradflow.kinks.corner import Corner, Way, same, way
+from gradflow.kinks.corner import Corner, Way, forces, raised, same, way
 from gradflow.kinks.decide import SLIDE, Trial, decide, no_leave
 
 MOST_RAYS = 20_000
@@ -21,14 +21,17 @@ MOST_RAYS = 20_000
 MOST_STARTS = 60
 """Rays, those along which the loss falls most, from which ways are sought."""
 
+SECTORS = 500
+"""Directions in which ways that lie inside a sector are sought, where kinks lie above others."""
+
 LEVEL = 1e-10
 """Slope along a ray, relative to the forces that balance there, that counts as 0."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Kinks of a neuron at the origin, their samples x (m, D), attractions d, pull p, the rays (r, D), and the matrix
-    by which w follows a force (D, D).
+    """Kinks of a neuron at the origin, their samples x (m, D), attractions d, pull p, the rays (r, D), the matrix by
+    which w follows a force (D, D), and what kinks gain by those below (m, m).
     """
 
     kinks: np.ndarray
@@ -37,38 +40,52 @@ class Origin:
     pull: np.ndarray
     rays: np.ndarray
     mobility: np.ndarray
+    feed: np.ndarray
 
     def corner(self) -> Corner:
         """The same as a corner."""
-        rows, m = self.rows @ self.mobility, len(self.rows)
-        return Corner(self.kinks, rows @ self.pull, rows @ self.rows.T, self.attraction, np.zeros((m, m)))
+        rows = self.rows @ self.mobility
+        return Corner(self.kinks, rows @ self.pull, rows @ self.rows.T, self.attraction, self.feed)
 
-    def along(self, ray) -> np.ndarray:
-        """Sides of the kinks on a ray, and those that slide along it."""
-        along = self.rows @ self.rays[ray]
-        level = 1e-9 * np.linalg.norm(self.rows, axis=1)
+    def along(self, direction) -> np.ndarray:
+        """Sides of the kinks in a direction (D,), and those that slide along it."""
+        along = raised(self.corner(), (self.rows @ direction)[None])[0]
+        level = 1e-9 * (np.linalg.norm(self.rows, axis=1) + np.abs(self.feed).sum(1))
         return np.where(np.abs(along) <= level, SLIDE, along > 0.0).astype(np.int64)
 
+    def idle(self) -> np.ndarray | None:
+        """Status of the kinks in a cone in which nothing moves, if one begins here: some are off, the others held."""
+        still = self.rays[np.abs(self.slopes()) <= LEVEL]
+        inside = still.sum(axis=0)
+        if not len(still) or abs(self._values(inside[None])[0]) > LEVEL * self.size * max(len(still), 1):
+            return None
+        return self.along(inside)
+
     @property
-    def deadly(self) -> bool:
-        """Whether a cone of weights on which no sample is active, and nothing moves, begins here."""
-        if np.abs(self.pull).max() > LEVEL * np.abs(self.attraction).max(initial=1e-300):
-            return False
-        unit = self.rows / np.linalg.norm(self.rows, axis=1, keepdims=True)
-        system = np.vstack([unit.T, np.ones(len(unit))])
-        return bool(nnls(system, np.eye(len(system))[-1])[1] > 1e-9)
+    def size(self) -> float:
+        """Size of the forces that balance at the corner."""
+        return float(np.abs(self.attraction) @ np.linalg.norm(self.rows, axis=1) + np.linalg.norm(self.pull))
+
+    def _values(self, directions) -> np.ndarray:
+        """phi in some directions."""
+        z = raised(self.corner(), directions @ self.rows.T)
+        return np.maximum(z, 0.0) @ self.attraction - directions @ self.pull
 
     def rest(self) -> float:
         """Distance of 0 from Clarke's subdifferential of phi at 0, relative to the forces."""
         pushes = self.attraction[:, None] * self.rows
-        found = lsq_linear(pushes.T, self.pull, (0.0, 1.0), tol=1e-14)
-        return float(np.sqrt(2.0 * found.cost)) / max(float(np.abs(pushes).sum()), 1e-300)
+        if not self.feed.any():
+            found = lsq_linear(pushes.T, self.pull, (0.0, 1.0), tol=1e-14)
+            return float(np.sqrt(2.0 * found.cost)) / max(float(np.abs(pushes).sum()), 1e-300)
+        around = np.random.default_rng(0).normal(size=(SECTORS, self.pull.size))
+        slopes = forces(self.corner(), around @ self.rows.T) @ self.rows - self.pull
+        slopes = np.unique(np.round(slopes / np.abs(slopes).max(), 12), axis=0)
+        system = np.vstack([slopes.T, np.ones(len(slopes))])
+        return float(nnls(system, np.eye(len(system))[-1])[1])
 
     def slopes(self) -> np.ndarray:
         """The values of phi along the rays, relative to the forces."""
-        size = np.abs(self.attraction) @ np.linalg.norm(self.rows, axis=1) + np.linalg.norm(self.pull)
-        values = np.maximum(self.rays @ self.rows.T, 0.0) @ self.attraction - self.rays @ self.pull
-        return values / max(size, 1e-300)
+        return self._values(self.rays) / max(self.size, 1e-300)
 
 
 def kinks_of(network, neuron) -> np.ndarray:
@@ -87,15 +104,25 @@ def origin_at(network, theta, sigma, neuron) -> Origin:
     key = b"rays" + network.samples[kinks].tobytes()
     if key not in network.bases:
         network.bases[key] = rays_of(rows)
-    return Origin(kinks, rows, network.attraction(run.delta, kinks), pull, network.bases[key], np.eye(pull.size))
+    return Origin(kinks, rows, network.attraction(run.delta, kinks), pull, network.bases[key], *_free(rows))
+
+
+def _free(rows):
+    """Nothing but the kinks' own forces: the unit matrix, and no kinks below."""
+    return np.eye(rows.shape[1]), np.zeros((len(rows), len(rows)))
 
 
 def rays_of(rows) -> np.ndarray:
     """Unit vectors (r, D), both directions, along which D - 1 independent ones of the planes x . w = 0 meet."""
-    m, inputs = rows.shape
+    inputs = rows.shape[1]
     if inputs == 1:
         return np.array([[1.0], [-1.0]])
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = unit[np.unique(np.round(unit * _sign(unit), 10), axis=0, return_index=True)[1]]
+    m = len(unit)
+    if inputs == 2:
+        rays = np.column_stack([-unit[:, 1], unit[:, 0]])
+        return np.concatenate([rays, -rays])
     if comb(m, inputs - 1) <= MOST_RAYS:
         chosen = np.array(list(combinations(range(m), inputs - 1)))
     else:
@@ -122,6 +149,11 @@ def meets(network, theta, kinks) -> list[int]:
     return found
 
 
+def _sign(unit):
+    """Sign of the largest entry of each row."""
+    return np.sign(np.take_along_axis(unit, np.argmax(np.abs(unit), axis=1)[:, None], axis=1))
+
+
 def independent(network, kinks, first) -> np.ndarray:
     """As many kinks of a neuron as it has weights whose samples are independent, those in `first` before others."""
     kinks = kinks[np.argsort(~network.among(kinks, first), kind="stable")]
@@ -144,13 +176,24 @@ def ways_out(origin) -> list[Way]:
     for ray in np.argsort(slopes)[:MOST_STARTS]:
         if slopes[ray] > -LEVEL:
             break
-        status, _ = decide(lambda choice: _trial(corner, choice), origin.along(ray), no_leave(origin.kinks.size))
-        if status is None:
-            continue
-        one = way(corner, status)
-        if np.abs(one.motion).max() > 0.0 and not any(same(one, other) for other in found):
+        one = _settled(corner, origin.along(origin.rays[ray]))
+        if one is not None and not any(same(one, other) for other in found):
             found.append(one)
+    if corner.feed.any():
+        for direction in np.random.default_rng(0).normal(size=(SECTORS, origin.pull.size)):
+            one = way(corner, origin.along(direction))
+            if one.agrees and not any(same(one, other) for other in found):
+                found.append(one)
     return sorted(found, key=lambda one: -float(np.linalg.norm(one.motion)))
+
+
+def _settled(corner, status) -> Way | None:
+    """The way near a ray; where kinks lie above others, that along it only."""
+    if not corner.feed.any():
+        status, _ = decide(lambda choice: _trial(corner, choice), status, no_leave(status.size))
+    found = None if status is None else way(corner, status)
+    moves = found is not None and np.abs(found.motion).max() > 0.0
+    return found if moves and (found.agrees or not corner.feed.any()) else None
 
 
 def _trial(corner, status) -> Trial:

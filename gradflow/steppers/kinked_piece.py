@@ -110,7 +110,8 @@ def depart(run, departure, step):
 
 def leave_at(run, out, step):
     """End a piece where a group of kinks is held at 0 no longer."""
-    return finish(run, out.x, step, leave_corner(run, step.at(out.x), out.group))
+    time = run.t + out.x * step.length
+    return finish(run, out.x, step, leave_corner(run, time, step.at(out.x), out.group), out.group)
 
 
 def _stay(run, time, step, kinks, theta):
@@ -123,10 +124,10 @@ def _stay(run, time, step, kinks, theta):
     return None
 
 
-def finish(run, x, step, outcome):
-    """Take the outcome of an event at the fraction x of a step."""
+def finish(run, x, step, outcome, decided=None):
+    """Take the outcome of an event at the fraction x of a step; `decided`: a group of kinks on which it was."""
     time = run.t if step is None else run.t + x * step.length
-    outcome = at_corners(run, time, outcome)
+    outcome = at_corners(run, time, outcome, decided)
     if outcome.place is not None:
         _note_origins(run, outcome.place, time)
     if outcome.place is not None and step is not None and x > 0.0:
