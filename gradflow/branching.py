@@ -107,6 +107,9 @@ def branches(trajectory: Trajectory, index: int = 0) -> list[tuple[float, Trajec
     descent with small steps takes the active side with a probability that depends on the mask
     :math:`\sigma \in [0, 1]` alone.
 
+    At the origin of a neuron, and where dependent kinks meet, the paths are the ways on from a corner. Their shares are
+    counted over descents in the first-order model of the corner; to stay there may be one of the ways.
+
     Parameters
     ----------
     trajectory : Trajectory

@@ -191,9 +191,10 @@ def _settled(corner, status) -> Way | None:
     """The way near a ray; where kinks lie above others, that along it only."""
     if not corner.feed.any():
         status, _ = decide(lambda choice: _trial(corner, choice), status, no_leave(status.size))
-    found = None if status is None else way(corner, status)
-    moves = found is not None and np.abs(found.motion).max() > 0.0
-    return found if moves and (found.agrees or not corner.feed.any()) else None
+    if status is None:
+        return None
+    found = way(corner, status)
+    return found if np.abs(found.motion).max() > 0.0 and (found.agrees or not corner.feed.any()) else None
 
 
 def _trial(corner, status) -> Trial:
