@@ -262,7 +262,7 @@ def change(network, place, theta, kinks, guess, calm=None, lenient=None, stopped
     left = everyone[found.status != SLIDE]
     shadowed, fresh = _left(network, theta, found, left)
     new = Place(theta, found.sigma, found.sliding, still_held, found.here, found.surface, fresh, shadowed)
-    return Outcome(new, _rows(network, place, new, everyone, found.status), found.gradients)
+    return Outcome(new, _rows(network, place, new, everyone, found.status, everyone[may_stay]), found.gradients)
 
 
 def _left(network, theta, found, kinks) -> tuple[np.ndarray, Fresh]:
@@ -281,8 +281,8 @@ def _left(network, theta, found, kinks) -> tuple[np.ndarray, Fresh]:
     return dark, Fresh(kinks, speed, np.maximum(TIE * lengths * np.linalg.norm(v), -2.0 * away))
 
 
-def _rows(network, old, new, kinks, status):
-    """Rows for the record."""
+def _rows(network, old, new, kinks, status, loose):
+    """Rows for the record; `loose` kinks slide with others, their own masks say nothing outside [0, 1]."""
     was = network.among(kinks, old.sliding)
     slides = kinks[(status == SLIDE) & ~was]
     exits = kinks[(status != SLIDE) & was]
@@ -293,7 +293,8 @@ def _rows(network, old, new, kinks, status):
     if exits.size:
         rows.append(("exit", exits, new.sigma[exits]))
     if slides.size:
-        rows.append(("slide", slides, np.clip(masks_of(new)[np.searchsorted(new.sliding, slides)], 0.0, 1.0)))
+        masks = masks_of(new)[np.searchsorted(new.sliding, slides)]
+        rows.append(("slide", slides, np.where(network.among(slides, loose), np.clip(masks, 0.0, 1.0), masks)))
     return rows
 
 
