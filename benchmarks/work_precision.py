@@ -27,7 +27,7 @@ from bench_gradients import gradient_seconds  # noqa: E402
 from bench_machine import machine  # noqa: E402
 from bench_problems import CASES  # noqa: E402
 from bench_reference import reference  # noqa: E402
-from bench_report import write_figure, write_report  # noqa: E402
+from bench_report import write_ensemble_figure, write_figure, write_report  # noqa: E402
 from peers.contender import TooSlow  # noqa: E402
 
 MODULES = ("own", "scipy_peers", "torch_peers", "cvode_peer", "numbalsoda_peer", "jax_peers")
@@ -192,6 +192,8 @@ def report(folder):
     (folder / "work_precision.md").write_text(text)
     for result in results:
         write_figure(result, folder / f"{result['problem']}.png")
+    for result in ensemble:
+        write_ensemble_figure(result, folder / f"{result['problem']}.png")
     print(text)
 
 
