@@ -18,9 +18,8 @@ import numba.extending
 from llvmlite import ir
 from llvmlite.binding import add_symbol
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import ccallback, cgutils
 from numba.core.caching import NullCache
-from numba.core.ccallback import CFunc
 from numba.core.sigutils import normalize_signature
 from numba.core.typing.templates import make_concrete_template
 from numba.np.arrayobj import populate_array
@@ -66,7 +65,7 @@ class Procedure:
         returned: Any
         arguments, returned = normalize_signature(signature)
         self.symbol = f"slot_of_{function.__module__}_{function.__name__}".replace(".", "_")
-        self._made = CFunc(function, (arguments, returned), locals={}, options=options)
+        self._made: Any = ccallback.CFunc(function, (arguments, returned), locals={}, options=options)
         self._type = ctypes.CFUNCTYPE(*(_C_TYPES.get(kind, ctypes.c_void_p) for kind in (returned, *arguments)))
         self._first = self._type(self._first_call)
         self._slot = ctypes.cast(self._first, ctypes.c_void_p)

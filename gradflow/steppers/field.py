@@ -1,6 +1,7 @@
 """The right-hand side of a flow: a chain of functions that ends in the gradient of a kernel."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +47,6 @@ class Field:
     ----------
     compiled : bool
         True: the chain consists of addresses of compiled functions. False: of the Python functions themselves.
-    rhs : RightHandSide
-        The same, as a compiled stepper takes it.
 
     Raises
     ------
@@ -81,11 +80,17 @@ class Field:
         self.links = tuple(links)
         self.kernel = kernel
         self.compiled = kernel.compiled
-        velocity, chain, numbers, layout = kernel.chains.get(self.links) or self._chained()
         own = np.array(coefficients, dtype=np.float64)
-        own = own if own.ndim == 1 else own.reshape(-1)
-        self.rhs = RightHandSide(velocity, chain, numbers, layout, aligned(max(kernel.work_size, 1)), own)
+        self._coefficients = own if own.ndim == 1 else own.reshape(-1)
         self._evaluate = compiled(evaluate) if self.compiled else evaluate
+
+    @cached_property
+    def rhs(self) -> RightHandSide:
+        """The chain and its data, as a compiled stepper takes them; a field that is never evaluated is not compiled."""
+        kernel = self.kernel
+        velocity, chain, numbers, layout = kernel.chains.get(self.links) or self._chained()
+        work = aligned(max(kernel.work_size, 1))
+        return RightHandSide(velocity, chain, numbers, layout, work, self._coefficients)
 
     def _chained(self) -> tuple:
         """The outermost link, the rest of the chain, and the data of the kernel, in the types of compiled code."""
@@ -112,7 +117,7 @@ class Field:
     @property
     def coefficients(self) -> np.ndarray:
         """Numbers of the links, outermost first."""
-        return self.rhs.coefficients
+        return self._coefficients
 
     def __call__(self, t: float, state: np.ndarray, out: np.ndarray) -> float:
         """Write the velocity at (t, state) to ``out``; return the value of the objective there.
