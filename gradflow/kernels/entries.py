@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+import numba
 
 from gradflow.kernels.calls import mark_cache
 from gradflow.kernels.procedures import EXACT, OPTIONS
@@ -17,7 +17,8 @@ def entry(signature: str | None = None, *, exact: bool = False) -> Callable[[Cal
 
     def decorate(function: Callable) -> Any:
         kept = {name: (EXACT if exact else OPTIONS)[name] for name in ("error_model", "fastmath")}
-        dispatcher: Any = njit(cache=True, nogil=True, **kept)(function)
+        njit: Any = numba.njit
+        dispatcher = njit(cache=True, nogil=True, **kept)(function)
         mark_cache(dispatcher)
         if signature is not None:
 

@@ -66,7 +66,7 @@ class Procedure:
         arguments, returned = normalize_signature(signature)
         self.symbol = f"slot_of_{function.__module__}_{function.__name__}".replace(".", "_")
         self._made: Any = ccallback.CFunc(function, (arguments, returned), locals={}, options=options)
-        self._type = ctypes.CFUNCTYPE(*(_C_TYPES.get(kind, ctypes.c_void_p) for kind in (returned, *arguments)))
+        self._type: Any = ctypes.CFUNCTYPE(*(_C_TYPES.get(kind, ctypes.c_void_p) for kind in (returned, *arguments)))
         self._first = self._type(self._first_call)
         self._slot = ctypes.cast(self._first, ctypes.c_void_p)
         add_symbol(self.symbol, ctypes.addressof(self._slot))
