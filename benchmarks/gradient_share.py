@@ -31,8 +31,8 @@ def main():
                 best = min(best, time.process_time() - start)
             count = run.counts["gradients"]
             outside = 1e6 * (best / count - each)
-            numbers = f"{1e3 * best:.2f} | {count} | {1e6 * each:.2f} | {outside:.2f} | {100 * each * count / best:.0f} %"
-            print(f"| {name} | {rtol:.0e} | {numbers} |")
+            numbers = f"{1e3 * best:.2f} | {count} | {1e6 * each:.2f} | {outside:.2f}"
+            print(f"| {name} | {rtol:.0e} | {numbers} | {100 * each * count / best:.0f} % |")
 
 
 if __name__ == "__main__":
