@@ -51,7 +51,7 @@ class Outcome:
     t: np.ndarray
     states: np.ndarray
     crossings: list[Crossing]
-    snapshots: list[dict | Callable[[], dict]]
+    snapshots: list[Any]
     seconds: float
     extra_gradients: int = 0
     notes: list[str] = field(default_factory=list)

@@ -16,14 +16,14 @@ class Run:
 
     dynamics: object
     arguments: dict
-    kept: list[dict | Callable[[], dict]] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
     kinks: Any = None
 
     @property
     def snapshots(self) -> list[dict]:
         """States of the stepper along the run; those at its ends are put together when first asked for."""
         self.kept[:] = [taken() if callable(taken) else taken for taken in self.kept]
-        return self.kept  # pyright: ignore[reportReturnType]
+        return self.kept
 
 
 class Trajectory:

@@ -38,7 +38,7 @@ OPTIONS: dict[str, Any] = {
     "_nrt": True,
 }
 """Of functions that only compiled code calls, which spares the code that Python would call them by."""
-EXACT = OPTIONS | {"fastmath": {"contract", "nsz", "arcp"}}
+EXACT: dict[str, Any] = OPTIONS | {"fastmath": {"contract", "nsz", "arcp"}}
 """Without the licence to reorder sums."""
 
 _C_TYPES = {types.int64: ctypes.c_int64, types.float64: ctypes.c_double, types.void: None}
