@@ -197,7 +197,7 @@ MUTATIONS = [
     (transposed_gradient, "low-rank-training-invariances", "deep-linear", "linear_invariant"),
     (larger_batches, "sgd-weight-decay-rank", "theorem", "update_rank"),
     (torch_decay, "sgd-weight-decay-rank", "null-space", "null_space_decay"),
-    (torch_decay, "sgd-noise-low-rank", "stationary-rank", "norm"),
+    (torch_decay, "sgd-noise-low-rank", "stationary-rank", "three_modes"),
     (late_by_one, "continuous-vs-discrete", "certificates", "e1_limit"),
     (threshold_without_coupling, "relaxed-variable-splitting", "trade-off", "errors"),
     (no_sine, "relaxed-variable-splitting", "trade-off", "population_loss"),

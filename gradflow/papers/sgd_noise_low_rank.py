@@ -53,7 +53,7 @@ def step_lengths(batches=(1, 2, 4, 8), decays=(0.0, 1e-3, 2e-3, 4e-3, 8e-3), ste
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=0.2, claims=10)
+@PAPER.figure(minutes=0.2, claims=8)
 def stationary_rank(t_end=1500.0, batches=(1, 2, 3, 8)):
     """Left: singular values of the layers of a linear network 8-10-10-5 at a stationary point with three samples: all
     have rank three and equal ones. Right: ranks of batch gradients of a random ReLU network 64-48-48-5 in its layers,
@@ -66,8 +66,8 @@ def stationary_rank(t_end=1500.0, batches=(1, 2, 3, 8)):
     end = gf.simulate(three, three.init(seed=5), gf.GradientFlow(), t_end, **tight).end
     rest = gf.simulate(eight, eight.init(seed=1), gf.GradientFlow(), 8000.0, **tight).end
     modes = gf.sweep(lambda layer: gf.measure.singular_values(three, end, layer), layer=["W1", "W2", "W3"]).value
-    norms, eight_norms = gf.measure.layer_norms(three, end), gf.measure.layer_norms(eight, rest)
-    noise, floor = gf.measure.gradient_noise(eight, rest)[0], gf.measure.gradient_noise_floor(eight, rest)
+    norms = [gf.measure.layer_norms(*point) for point in ((three, end), (eight, rest))]
+    noise = [gf.measure.gradient_noise(eight, rest)[0], gf.measure.gradient_noise_floor(eight, rest)]
 
     def batch_rank(size):
         x, y = gf.data.unit_inputs(size, 64, seed=0), np.random.default_rng(1).standard_normal((size, 5))
@@ -84,20 +84,18 @@ def stationary_rank(t_end=1500.0, batches=(1, 2, 3, 8)):
     gf.plots.lines(axes[1], batches, batches, color="0.4", linestyle="--")
     return fig, gf.plots.drawn(fig), [
         gf.Claim("stationary_rank", "three samples: sigma_4/sigma_1", modes[:, 3] / modes[:, 0], below=1e-12),
-        gf.Claim("three_modes", "the others are 0.952136, 0.799944, 0.711489", modes[:, :3],
+        gf.Claim("three_modes", "the other singular values", modes[:, :3],
                  expected=3 * [0.952136, 0.799944, 0.711489], within=1e-6),
-        gf.Claim("norm", "all layers have norm 1.432721", norms, expected=1.432721, within=1e-6),
-        gf.Claim("balanced", "and the same one", np.ptp(norms), below=1e-13),
+        gf.Claim("balanced", "so that all layers have one norm: spread", np.ptp(norms[0]), below=1e-13),
         gf.Claim("sharp_rest", "eight samples: mean g_n = -2 lambda W_k", abs(eight.gradient(rest)).max(), below=1e-12),
-        gf.Claim("sharp_norm", "all layers have norm 1.521187", eight_norms, expected=1.521187, within=1e-6),
+        gf.Claim("sharp_norm", "the norms of the layers", norms[1], expected=1.521187, within=1e-6),
         gf.Claim("sharp_rank", "rank one: 1 - sigma_1^2/|W|^2", gf.measure.rank_tail(eight, rest, 1) ** 2, below=1e-20),
-        gf.Claim("sharp_noise", "mean |G_n|^2 of the first layer there", noise, expected=1.25972e-3, rtol=1e-5),
-        gf.Claim("sharp_floor", "and its bound", floor, expected=3.40639e-5, rtol=1e-5),
+        gf.Claim("sharp_noise", "mean |G_n|^2 of W_1, its bound", noise, expected=[1.25972e-3, 3.40639e-5], rtol=1e-5),
         gf.Claim("batch_rank", "ReLU: batch gradients have rank B, B and min(B, 5)", ranks.values == least),
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=0.5, claims=3)
+@PAPER.figure(minutes=0.4, claims=3)
 def ridge_covariance(steps=400_000, step=0.1, decay=0.05):
     """SGD for ridge regression with batch size one and replacement: mean squared distance of the iterates so far from
     the ridge solution, and the trace of the stationary covariance in closed form (derived here).
