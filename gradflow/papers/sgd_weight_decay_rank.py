@@ -100,7 +100,7 @@ def theorem(shown=(10, 20, 40, 80, 160, 400), ks=(1, 5, 20, 40)):
     ]  # fmt: skip
 
 
-@PAPER.figure(minutes=0.1, claims=2)
+@PAPER.figure(minutes=0.1, claims=3)
 def null_space(steps=200, runs=((2, 0.0), (2, 0.01), (2, 0.05), (40, 0.05))):
     """Part of the first layer that no input sees: it decays as (1 - 2 step decay)^t, exactly, for any batch size.
     Points: SGD on a ReLU network; lines: the law. The flow's is exp(-2 decay t).
@@ -119,8 +119,11 @@ def null_space(steps=200, runs=((2, 0.0), (2, 0.01), (2, 0.05), (40, 0.05))):
     linear = gf.Problem(gf.DeepLinear([64, 8, 5]), gf.losses.Square(), x[:6], y[:6], decay=0.05)
     flow = gf.simulate(linear, linear.init(seed=1), gf.GradientFlow(), t_end=30.0, rtol=1e-10)
     return fig, found, [
-        gf.Claim("null_space_decay", "W_1(T) P = (1 - 2 h lambda)^T W_1(0) P, relative", found.error, below=1e-14),
-        gf.Claim("null_space_flow", "flow: e^(-2 lambda t) W_1(0) P", gf.measure.unseen_decay(flow).error, below=1e-12),
+        gf.Claim("null_space_decay", "|W_1(T) P| = (1 - 2 h lambda)^T |W_1(0) P|", found["size"][:, -1],
+                 expected=[(1 - 0.2 * decay) ** steps for _, decay in runs], rtol=1e-13),
+        gf.Claim("null_space_direction", "and so in every entry, relative", found.error, below=1e-14),
+        gf.Claim("null_space_flow", "flow: exp(-2 lambda t) |W_1(0) P|", gf.measure.unseen_decay(flow).size[-1],
+                 expected=np.exp(-3), rtol=1e-12),
     ]  # fmt: skip
 
 
