@@ -91,7 +91,7 @@ def test_where_physical_time_fails_the_plateau_is_as_long_as_its_scaling_says():
     problem, direction, stop = tiny((3, 5, 4, 1))
     for scale in (15, 30):
         run = gf.simulate(problem, 10.0**-scale * direction, FLOW, stop=stop)
-        assert run.switches[0].startswith("relative -> time")
+        assert run.switches[0].startswith("relative -> log_time")
         assert abs(run.log10_t[-1] - scale - 0.40899816) < 1e-7
 
 

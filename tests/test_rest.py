@@ -39,7 +39,10 @@ def test_a_loss_that_cannot_be_reached_ends_the_run_at_rest(name):
 def test_with_every_solver(solver, stop):
     problem = problem_of("deep linear")
     run = gf.simulate(problem, problem.init(0.5, seed=0), FLOW, stop=stop, solver=solver, max_gradients=60_000)
-    assert run.status == gf.Status.STATIONARY
+    if stop == gf.GradientBelow(1e-40) and not problem.gradient(run.end).any():
+        assert run.status == gf.Status.GRADIENT_BELOW  # rounding may lead to where the gradient is 0
+    else:
+        assert run.status == gf.Status.STATIONARY
 
 
 @pytest.mark.parametrize("dynamics", [gf.PolarFlow(), gf.GD(0.1), gf.Momentum(0.05, 0.5)])
