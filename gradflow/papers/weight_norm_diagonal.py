@@ -103,10 +103,9 @@ def invariant_drift(eta=3.0, alpha=0.1, t_end=4.0, steps=(0.04, 0.02, 0.01, 0.00
     """Drift of the conserved vector, depth two: rounding for the flow, of order h for discrete polar descent."""
     problem, start, tight = recipe(2)[0], np.full(20, alpha), {"rtol": 1e-12, "solver": "dop853"}
     exact = gf.simulate(problem, start, flow(eta), t_end, **tight)
-    places = max(steps) * np.arange(round(t_end / max(steps)) + 1)
 
     def descent(step):
-        run = gf.simulate(problem, start, gf.GD(step, flow=flow(eta)), t_end, save_at=places)
+        run = gf.simulate(problem, start, gf.GD(step, flow=flow(eta)), t_end, save_at=round(t_end / max(steps)) + 1)
         drift, distance = gf.measure.drift(run, flow(eta))["kernel"], np.linalg.norm(run.end**2 - exact.end**2)
         return {"t": ("t", run.t), "drift": ("t", drift), "distance": distance}
 
