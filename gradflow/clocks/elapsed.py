@@ -24,7 +24,7 @@ MOST_SPLITS = 7
 BENT = 8.0
 """Change of the slope of q over a step, over the root of the tolerance, from which the cubic is looked at closely."""
 
-ROUNDED = 1e-8
+ROUNDED = 1e-11
 """Fall of log L over a step below which its digits are few: slopes in s are then noise, and T tells the time."""
 
 REACH = 45.0
