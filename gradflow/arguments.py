@@ -26,37 +26,36 @@ def all_finite(values: np.ndarray) -> bool:
     return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
 
 
-def positive(value: Any, name: str) -> float:
-    """`value` as a positive finite float, or the error that says what was given and what must hold."""
+def number(value: Any, name: str) -> float:
+    """`value` as a float."""
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} = {value!r}: must be a number") from None
-    if not 0.0 < number < math.inf:
+
+
+def positive(value: Any, name: str) -> float:
+    """`value` as a positive finite float, or the error that says what was given and what must hold."""
+    given = number(value, name)
+    if not 0.0 < given < math.inf:
         raise ValueError(f"{name} = {value}: must be positive and finite")
-    return number
+    return given
 
 
 def not_negative(value: Any, name: str) -> float:
     """`value` as a finite float, at least 0."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} = {value!r}: must be a number") from None
-    if not 0.0 <= number < math.inf:
+    given = number(value, name)
+    if not 0.0 <= given < math.inf:
         raise ValueError(f"{name} = {value}: must be a finite number, at least 0")
-    return number
+    return given
 
 
 def finite(value: Any, name: str) -> float:
     """`value` as a finite float."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} = {value!r}: must be a number") from None
-    if not math.isfinite(number):
+    given = number(value, name)
+    if not math.isfinite(given):
         raise ValueError(f"{name} = {value}: must be finite")
-    return number
+    return given
 
 
 def whole(value: Any, name: str) -> int:

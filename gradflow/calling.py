@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.arguments import finite, positive
+from gradflow.arguments import finite, number, positive
 from gradflow.clocks.targets import At
 from gradflow.dynamics.flow import Flow, GradientFlow, typical
 from gradflow.dynamics.normalized import LMFlow
@@ -43,10 +43,7 @@ def checked_end(t_end, t_start) -> Any:
         return math.inf
     if isinstance(t_end, At):
         return t_end
-    try:
-        end = float(t_end)
-    except (TypeError, ValueError):
-        raise TypeError(f"t_end = {t_end!r}: must be a number") from None
+    end = number(t_end, "t_end")
     if not (math.isfinite(end) and end > t_start):
         raise ValueError(f"t_end = {t_end}: must be finite and later than t_start = {t_start:g}")
     return end

@@ -83,8 +83,8 @@ def test_one_step_equals_scipy_and_so_does_its_first_step(pair, compiled, start)
     np.testing.assert_allclose(stepper.state, solver.y, rtol=1e-14)
     if pair == "dop853":
         times = np.linspace(0.0, 0.5, 9)
-        # the weights of the stages reach 276, and as many roundings meet
-        np.testing.assert_allclose(stepper.dense(times), solver.dense_output()(times).T, rtol=3e-14)
+        # scipy's coefficients reach 528, those of a row 1363 in sum: another order of the sum shows in the 14th digit
+        np.testing.assert_allclose(stepper.dense(times), solver.dense_output()(times).T, rtol=2e-14)
 
 
 @pytest.mark.parametrize(("pair", "order"), [("dop853", 7), ("rk45", 4)])
