@@ -6,8 +6,9 @@ import pytest
 import gradflow as gf
 from gradflow.dynamics.flow import typical
 from gradflow.kernels.calls import compiled
+from gradflow.kernels.correction import correct_rows
 from gradflow.kernels.procedures import address_of
-from gradflow.kernels.sums import add_rows, sum_rows, sum_rows_three
+from gradflow.kernels.sums import add_rows, sum_rows
 from gradflow.status import Status
 from gradflow.steppers.auto import CAUTION, Auto
 from gradflow.steppers.choose import make_field
@@ -145,19 +146,25 @@ def test_weighted_sums_of_rows_are_those_of_numpy_and_write_nothing_else(size):
 
 
 @compiled
-def three_sums(weights, places, rows, out):
+def corrected(out, weights, places, rows, y, p, atol, norms):
+    addresses = address_of(y), address_of(p), address_of(atol), address_of(out), address_of(norms)
     table, step = address_of(rows), rows.strides[0] // 8
-    apart = weights.strides[0] // 8, out.strides[0] // 8
-    sum_rows_three(
-        rows.shape[1], places.size, address_of(weights), address_of(places), table, step, address_of(out), *apart
-    )
+    correct_rows(
+        y.size, places.size, address_of(weights), weights.strides[0] // 8, address_of(places), table, step, *addresses,
+        0.7, 1e-2,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [1, 7, 8, 9, 15, 16, 17, 100])
-def test_three_sums_of_the_same_rows_are_those_of_numpy_and_write_nothing_else(size):
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 15, 16, 17, 23, 24, 25, 100])
+def test_a_correction_and_its_norms_are_those_of_numpy_and_write_nothing_else(size):
     rng = np.random.default_rng(size)
     weights, places, rows = rng.standard_normal((3, 4)), np.array([5, 0, 2, 3]), rng.standard_normal((6, size))
-    out = np.full((3, size + 2), 7.0)
-    three_sums(weights, places, rows, out[:, 1:-1])
-    np.testing.assert_allclose(out[:, 1:-1], weights @ rows[places], rtol=1e-14, atol=1e-14)
-    np.testing.assert_array_equal(out[:, [0, -1]], 7.0)
+    (y, p), atol = rng.standard_normal((2, size)), rng.uniform(0.1, 1.0, size)
+    out, norms = np.full(size + 2, 7.0), np.full(7, 7.0)
+    corrected(out[1:-1], weights, places, rows, y, p, atol, norms[1:-1])
+    low, middle, high = weights @ rows[places]
+    tolerance = atol + 1e-2 * np.maximum(abs(y), abs(p))
+    squares = [a @ a for a in (low / tolerance, middle / tolerance, high / tolerance, y, middle)]
+    np.testing.assert_allclose(out[1:-1], p + 0.7 * middle, rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(norms[1:-1], squares, rtol=1e-13)
+    np.testing.assert_array_equal([*out[[0, -1]], *norms[[0, -1]]], 7.0)

@@ -2,48 +2,41 @@
 
 from numba import types
 
-from gradflow.kernels.procedures import integers, intrinsic, procedure
+from gradflow.kernels.procedures import intrinsic, procedure
 from gradflow.kernels.registers import INT, Emitter
 
 LANES, BLOCK = 8, 4
 """Numbers in a vector, and vectors in a block; processors with shorter vectors use several for one."""
 
 
-def _sum(lanes, vectors, based, sums=1):
-    """Intrinsic: scale * sum over l of weights[l] rows[places[l]], with a base or without, for a block of entries.
-
-    Several sums of the same rows are taken at once: the weights of each are `next_weights` numbers after those of the
-    last, the results `next_out`.
-    """
+def _sum(lanes, vectors, based):
+    """Intrinsic: scale * sum over l of weights[l] rows[places[l]], with a base or without, for a block of entries."""
 
     def generate(context, builder, signature, values):
-        count, weights, places, rows, row_step, base, out, first, scale, next_weights, next_out = values
+        count, weights, places, rows, row_step, base, out, first, scale = values
         emit = Emitter(builder, lanes)
         offsets = [builder.add(first, INT(i * lanes)) for i in range(vectors)]
-        numbered = [INT(j) for j in range(sums)]
 
         def body(l, totals):
-            factors = [emit.spread(emit.number(emit.at(weights, l, builder.mul(next_weights, j)))) for j in numbered]
+            weight = emit.spread(emit.number(emit.at(weights, l)))
             number = builder.load(builder.inttoptr(emit.at(places, l), INT.as_pointer()))
             row = emit.at(rows, builder.mul(number, row_step))
             entries = [emit.load(emit.at(row, offset)) for offset in offsets]
-            pairs = ((factor, entry) for factor in factors for entry in entries)
-            return [emit.multiply_add(*pair, total) for pair, total in zip(pairs, totals, strict=True)]
+            return [emit.multiply_add(weight, entry, total) for entry, total in zip(entries, totals, strict=True)]
 
         factor = emit.spread(scale)
-        totals = emit.loop(count, 1, emit.zeros(vectors * sums), body)
-        targets = [(offset, builder.mul(next_out, j)) for j in numbered for offset in offsets]
-        for (offset, shift), total in zip(targets, totals, strict=True):
+        totals = emit.loop(count, 1, emit.zeros(vectors), body)
+        for offset, total in zip(offsets, totals, strict=True):
             if based:
                 total = emit.multiply_add(factor, total, emit.load(emit.at(base, offset)))
             else:
                 total = builder.fmul(factor, total)
-            emit.store(total, emit.at(out, offset, shift))
+            emit.store(total, emit.at(out, offset))
         return context.get_dummy_value()
 
     @intrinsic
-    def block(typing_context, count, weights, places, rows, row_step, base, out, first, scale, next_weights, next_out):
-        return types.void(*[types.int64] * 8, types.float64, types.int64, types.int64), generate
+    def block(typing_context, count, weights, places, rows, row_step, base, out, first, scale):
+        return types.void(*[types.int64] * 8, types.float64), generate
 
     return block
 
@@ -51,9 +44,6 @@ def _sum(lanes, vectors, based, sums=1):
 _long, _short, _single = (_sum(lanes, vectors, True) for lanes, vectors in ((LANES, BLOCK), (LANES, 1), (1, 1)))
 _long_alone, _short_alone, _single_alone = (
     _sum(lanes, vectors, False) for lanes, vectors in ((LANES, BLOCK), (LANES, 1), (1, 1))
-)
-_long_three, _short_three, _single_three = (
-    _sum(lanes, vectors, False, sums=3) for lanes, vectors in ((LANES, 2), (LANES, 1), (1, 1))
 )
 _SIGNATURE = types.void(*[types.int64] * 8, types.float64)
 
@@ -69,11 +59,11 @@ def add_rows(size, count, weights, places, rows, row_step, base, out, scale):
     while i < size:
         i = min(i, size - width)
         if width == LANES * BLOCK:
-            _long(count, weights, places, rows, row_step, base, out, i, scale, 0, 0)
+            _long(count, weights, places, rows, row_step, base, out, i, scale)
         elif width == LANES:
-            _short(count, weights, places, rows, row_step, base, out, i, scale, 0, 0)
+            _short(count, weights, places, rows, row_step, base, out, i, scale)
         else:
-            _single(count, weights, places, rows, row_step, base, out, i, scale, 0, 0)
+            _single(count, weights, places, rows, row_step, base, out, i, scale)
         i += width
 
 
@@ -85,25 +75,9 @@ def sum_rows(size, count, weights, places, rows, row_step, base, out, scale):
     while i < size:
         i = min(i, size - width)
         if width == LANES * BLOCK:
-            _long_alone(count, weights, places, rows, row_step, base, out, i, scale, 0, 0)
+            _long_alone(count, weights, places, rows, row_step, base, out, i, scale)
         elif width == LANES:
-            _short_alone(count, weights, places, rows, row_step, base, out, i, scale, 0, 0)
+            _short_alone(count, weights, places, rows, row_step, base, out, i, scale)
         else:
-            _single_alone(count, weights, places, rows, row_step, base, out, i, scale, 0, 0)
+            _single_alone(count, weights, places, rows, row_step, base, out, i, scale)
         i += width
-
-
-@procedure(integers(9))
-def sum_rows_three(size, count, weights, places, rows, row_step, out, next_weights, next_out):
-    """Three such sums of the same rows at once; weights and results of each lie so many numbers after the last."""
-    step = 2 * LANES if size >= 2 * LANES else LANES if size >= LANES else 1
-    i = 0
-    while i < size:
-        i = min(i, size - step)
-        if step == 2 * LANES:
-            _long_three(count, weights, places, rows, row_step, 0, out, i, 1.0, next_weights, next_out)
-        elif step == LANES:
-            _short_three(count, weights, places, rows, row_step, 0, out, i, 1.0, next_weights, next_out)
-        else:
-            _single_three(count, weights, places, rows, row_step, 0, out, i, 1.0, next_weights, next_out)
-        i += step

@@ -9,7 +9,6 @@ import numpy as np
 from gradflow.kernels.calls import compiled
 from gradflow.steppers.adams_formulas import GAUSS_POINTS, MOST_POINTS, ROWS
 from gradflow.steppers.adams_loop import HELPERS, TWINS, VIEWS, advance
-from gradflow.steppers.adams_passes import BLOCK
 from gradflow.steppers.field import Field
 from gradflow.steppers.saving import SHORT, aligned_rows, new_record, start_vector, state_of, tolerances
 from gradflow.steppers.stepper import Measured, Stepper
@@ -50,8 +49,8 @@ class Memory(NamedTuple):
     ``states`` holds states and ``newest`` says which: the newest point, the one before, the corrected end of the trial
     step. ``rows`` holds velocities and ``slots`` says which: those of the history, newest first, then those at the
     predicted end of the last step, at that of the trial step, and at the corrected end of the trial step. ``state``
-    and ``state_before`` are what the caller sees where a step went past t_end. The rest is scratch: ``parts`` for
-    weighted sums of rows, ``points`` and below for the weights of a step.
+    and ``state_before`` are what the caller sees where a step went past t_end. The rest is scratch for the norms and
+    the weights of a step.
     """
 
     state: np.ndarray
@@ -60,7 +59,6 @@ class Memory(NamedTuple):
     predicted: np.ndarray
     states: np.ndarray
     rows: np.ndarray
-    parts: np.ndarray
     newest: np.ndarray
     times: np.ndarray
     slots: np.ndarray
@@ -152,7 +150,7 @@ class Adams(Measured, Stepper):
         self.field = field
         absolute = tolerances(float(rtol), atol, y.size)
         self._method = Method(*_constants(), len(STABLE), float(rtol), absolute, float(stiff_gradients))
-        table = aligned_rows(7 + _DEPTH + 3 + 3, y.size)
+        table = aligned_rows(7 + _DEPTH + 3, y.size)
         table[4] = y
         self._memory = Memory(
             table[0],
@@ -160,8 +158,7 @@ class Adams(Measured, Stepper):
             table[2],
             table[3],
             table[4:7],
-            table[7:-3],
-            table[-3:, :BLOCK],
+            table[7:],
             newest=_SLOTS[:3].copy(),
             times=np.zeros(_DEPTH + 3),
             slots=_SLOTS.copy(),

@@ -55,7 +55,7 @@ def correct_step(method, memory, now):
     for l in range(k + 1):
         m.places[l + 1] = m.slots[l]
     out, y, count = state_at(m, 2), state_at(m, 0), min(k + 2, now["known"] + 1)
-    correct(out, y, m.predicted, gain, count, m.weights, m.rows, m.places, method.rtol, method.atol, m.parts, m.norms)
+    correct(out, y, m.predicted, gain, count, m.weights, m.rows, m.places, method.rtol, method.atol, m.norms)
     now["trial_moved"] = abs(gain) * m.norms[4]
     return factor * m.norms[1]
 
@@ -286,7 +286,7 @@ def advance(rhs, method, limits, memory, record, save_at, saved, first):
 
 
 HELPERS = (
-    *passes.HELPERS, evaluate, scale_points, predict, correct_step, state_at, velocity_at, attempt,
+    evaluate, scale_points, predict, correct_step, state_at, velocity_at, attempt,
     begin, reject, accept, complete, choose, watch_stiffness, interpolate, show, is_low, stop,
 )  # fmt: skip
 TWINS = passes.TWINS

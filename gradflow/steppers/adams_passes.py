@@ -4,13 +4,10 @@ import math
 
 import numpy as np
 
-from gradflow.kernels.procedures import address_of, view
+from gradflow.kernels.correction import correct_rows
+from gradflow.kernels.procedures import address_of
 from gradflow.kernels.sums import add_rows as add_rows_at
-from gradflow.kernels.sums import sum_rows_three
 from gradflow.steppers.adaptive import assign, assign_loops, distance, distance_loops, stage, stage_view
-
-BLOCK = 512
-"""Entries whose sums are taken together, so that they stay in the cache."""
 
 
 def add_rows(out, base, count, weights, rows, places):
@@ -24,7 +21,7 @@ def add_rows_loop(out, base, count, weights, rows, places):
     add_rows_at(out.size, count, row, address_of(places), address_of(rows), step, address_of(base), target, 1.0)
 
 
-def correct(out, y, p, gain, count, weights, rows, places, rtol, atol, parts, norms):
+def correct(out, y, p, gain, count, weights, rows, places, rtol, atol, norms):
     """Write p + gain d[1] to out, d the three weighted sums of `count` rows, and norms.
 
     These are the root mean squares of d[0], d[1], d[2], entries over their tolerances, and the lengths of y and d[1].
@@ -39,40 +36,16 @@ def correct(out, y, p, gain, count, weights, rows, places, rtol, atol, parts, no
     norms[3] = math.sqrt(np.dot(y, y))
 
 
-def correct_loop(out, y, p, gain, count, weights, rows, places, rtol, atol, parts, norms):
-    """The same for compiled code, by blocks that stay in the cache."""
-    step, width, first, table = rows.strides[0] // 8, parts.strides[0], address_of(parts), address_of(weights)
-    for j in range(norms.size):
-        norms[j] = 0.0
-    for start in range(0, y.size, BLOCK):
-        size, shift = min(BLOCK, y.size - start), 8 * start
-        block = address_of(rows) + shift
-        sum_rows_three(size, count, table, address_of(places), block, step, first, weights.strides[0] // 8, width // 8)
-        low, middle, high = view(first, size), view(first + width, size), view(first + 2 * width, size)
-        here, there = view(address_of(y) + shift, size), view(address_of(p) + shift, size)
-        shown = view(address_of(out) + shift, size)
-        for i in range(size):
-            shown[i] = there[i] + gain * middle[i]
-        add_squares((here, there, view(address_of(atol) + shift, size)), low, middle, high, rtol, norms)
+def correct_loop(out, y, p, gain, count, weights, rows, places, rtol, atol, norms):
+    """The same for compiled code."""
+    table, step, row = address_of(weights), weights.strides[0] // 8, rows.strides[0] // 8
+    here, there, tolerance, target = address_of(y), address_of(p), address_of(atol), address_of(out)
+    first, found = address_of(rows), address_of(norms)
+    correct_rows(
+        y.size, count, table, step, address_of(places), first, row, here, there, tolerance, target, found, gain, rtol
+    )
     for j in range(norms.size):
         norms[j] = math.sqrt(norms[j] / y.size if j < 3 else norms[j])
-
-
-def add_squares(terms, low, middle, high, rtol, norms):
-    """Add the squares of one block to the squared norms."""
-    (y, p, atol), (a, b, c, d, e) = terms, (0.0, 0.0, 0.0, 0.0, 0.0)
-    for i in range(y.size):
-        scale = 1.0 / (atol[i] + rtol * max(abs(y[i]), abs(p[i])))
-        a += (low[i] * scale) ** 2
-        b += (middle[i] * scale) ** 2
-        c += (high[i] * scale) ** 2
-        d += y[i] ** 2
-        e += middle[i] ** 2
-    norms[0] += a
-    norms[1] += b
-    norms[2] += c
-    norms[3] += d
-    norms[4] += e
 
 
 def mix(out, a, b, share):
@@ -103,7 +76,6 @@ def start_speed_loop(velocity, y, rtol, atol):
     return math.sqrt(total / y.size) if wrong == 0 else -1.0
 
 
-HELPERS = (add_squares,)
 TWINS = (
     (add_rows, add_rows_loop),
     (correct, correct_loop),
