@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ EXAMPLES = """examples:
   gradflow papers; gradflow reproduce weight-norm-diagonal --size small; gradflow check
       papers on the shelf; a figure made anew; all claims checked
 
-exit codes: 0 done; 1 a run did not reach its end (it is named); 2 bad arguments
+exit codes: 0 done; 1 a run did not reach its end (it is named), or the reader of a pipe has gone; 2 bad arguments
 """
 
 
@@ -33,10 +34,23 @@ def main(arguments: list[str] | None = None) -> int:
     >>> main(["info", "no-such-file.nc"])
     2
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    try:
+        try:
+            return _answer(arguments)
+        finally:
+            sys.stdout.flush()  # while a reader that has gone, as `head`, can still be noticed here
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at Python's own end
+        return 1
+
+
+def _answer(arguments) -> int:
+    """Exit code of a command, after it has run."""
+    options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"gradflow: {error}", file=sys.stderr)
         return 2

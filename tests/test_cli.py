@@ -1,5 +1,9 @@
 """The command line: what it writes, what it says, its exit codes."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib
 import pytest
 
@@ -59,3 +63,28 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fly"])
     assert stop.value.code == 2
+
+
+def module(*arguments, **pipes):
+    """The command line run as a module, in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "gradflow", *arguments], check=False, timeout=100, text=True, **pipes)
+
+
+def test_the_package_runs_as_a_module():
+    found = module("papers", capture_output=True)
+    assert found.returncode == 0
+    assert found.stdout == gf.papers.table() + "\n"
+    bad = module("info", "no-such-file.nc", capture_output=True)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("gradflow: ")
+    assert module("--help", capture_output=True).stdout.startswith("usage: gradflow ")
+
+
+@pytest.mark.parametrize("argument", ["papers", "--help"])
+def test_a_reader_that_goes_away_is_no_error(argument):
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = module(argument, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert gone.stderr == ""
+    assert gone.returncode in ((1,) if argument == "papers" else (0, 1))  # argparse ignores it if not buffered
