@@ -36,8 +36,8 @@ def sequence_of(value, name) -> list:
     return items
 
 
-def checked_end(t_end, t_start) -> Any:
-    """End of a run: a number, a place in another variable, or infinity."""
+def checked_end(t_end, t_start, step: float = 0.0) -> Any:
+    """End of a run: a number at least one `step` of a discrete rule away, a place in another variable, or infinity."""
     finite(t_start, "t_start")
     if t_end is None:
         return math.inf
@@ -46,6 +46,11 @@ def checked_end(t_end, t_start) -> Any:
     end = number(t_end, "t_end")
     if not (math.isfinite(end) and end > t_start):
         raise ValueError(f"t_end = {t_end}: must be finite and later than t_start = {t_start:g}")
+    if end - t_start < step * (1.0 - 1e-9):
+        raise ValueError(
+            f"t_end = {t_end}: not one step of {step:g} ends by then from t_start = {t_start:g}; give a shorter step or"
+            " a later t_end"
+        )
     return end
 
 

@@ -158,7 +158,7 @@ def simulate(
         raise ValueError("neither t_end nor stop is given: say when the run ends, e.g. t_end=10.0")
     checked_ensemble(ensemble)
     arguments = {
-        "t_end": checked_end(t_end, t_start),
+        "t_end": checked_end(t_end, t_start, getattr(dynamics, "step", 0.0) if dynamics.discrete else 0.0),
         "clock": checked_clock(clock),
         "events": [*stops, *sequence_of(events, "events")],
         "save_at": save_at,

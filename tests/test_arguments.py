@@ -147,6 +147,8 @@ def on_start(**options):
         (lambda: gf.PowerRate(1.0, np.nan), ValueError, "power = nan: must be finite"),
         (lambda: on_start(dynamics=gf.GradientFlow({"W1": "a"})), TypeError, "rate of W1 = 'a': must be a number"),
         (lambda: on_start(t_start="a"), TypeError, "t_start = 'a': must be a number"),
+        (lambda: on_start(dynamics=gf.GD(2.0)), ValueError, "t_end = 1.0: not one step of 2 ends by then"),
+        (lambda: on_start(dynamics=gf.Momentum(0.5), t_start=0.6), ValueError, "from t_start = 0.6"),
         (lambda: on_start(atol="a"), TypeError, "atol = 'a': must be a number"),
         (lambda: on_start(record=gf.measure.sharpness), TypeError, "must be a dict, name -> function"),
         (lambda: on_start(save_at=2.5), ValueError, "save_at = 2.5: the times must be one increasing"),
