@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from gradflow.calling import notes_of
 from gradflow.config import to_config, versions
 from gradflow.dynamics.discrete import SGD
 from gradflow.events import Point
@@ -88,8 +89,8 @@ def plan_of(problem, dynamics, arguments, times) -> Plan:
 
 def make_trajectory(problem, dynamics, arguments, outcome, stepper, grid, config=None) -> Trajectory:
     """Trajectory of an outcome: points of the grid kept, records taken; `config`: the call, where it is known."""
-    said = (arguments["kink_note"], getattr(stepper, "message", ""))
-    notes = [*outcome.notes, *getattr(stepper, "notes", []), *filter(None, said)]
+    message = getattr(stepper, "message", "")
+    notes = [*outcome.notes, *getattr(stepper, "notes", []), *notes_of(arguments), *([message] if message else [])]
     keep = slice(None)
     if any(own_grid is not None for _, own_grid in arguments["record"].values()):
         keep = np.append(np.isin(outcome.t[:-1], grid), True)

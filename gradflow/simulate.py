@@ -14,6 +14,7 @@ from gradflow.calling import (
     checked_atol,
     checked_branch,
     checked_end,
+    checked_rtol,
     most_gradients,
     refuse_to_conserve,
     sequence_of,
@@ -86,7 +87,7 @@ def simulate(
         stiffness), "stiff", "LSODA", "Radau", "BDF" (scipy's), "cvode", "torchdiffeq:dopri8" and its other methods,
         or ``gf.FixedStep("rk4", step=0.01)``.
     rtol : float
-        Relative tolerance per step.
+        Relative tolerance per step, below 1; below 1e-14 rounding rules.
     atol : float or array_like (S,), optional
         Absolute tolerance; by default rtol/100 times the root mean square of the start (at most 1), separately for
         radii, scales and directions, so that a start at 1e-6 is not drowned.
@@ -164,7 +165,7 @@ def simulate(
         "save_at": save_at,
         "record": checked_grids(record),
         "solver": checked_solver(solver, dynamics),
-        "rtol": positive(rtol, "rtol"),
+        "rtol": checked_rtol(rtol),
         "atol": checked_atol(atol),
         "at_branch": checked_branch(at_branch),
         "conserve": bool(conserve),

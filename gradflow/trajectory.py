@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.arguments import outside_torch
+
 
 @dataclass
 class Run:
@@ -166,7 +168,10 @@ class Trajectory:
         log10 : bool
             Whether its decimal logarithm is wanted.
         """
-        i, j = (range(self.t.size)[index] for index in (i, j))
+        try:
+            i, j = (range(self.t.size)[index] for index in (i, j))
+        except (IndexError, TypeError):
+            raise ValueError(f"elapsed({i!r}, {j!r}): give two indices of the {self.t.size} saved points") from None
         if i > j:
             raise ValueError(f"elapsed({i}, {j}): the second point must not come before the first")
         with np.errstate(divide="ignore", over="ignore"):
@@ -233,7 +238,11 @@ class Trajectory:
         if place:
             raise ValueError(f"at({', '.join(place)}=...): this run is known by its times; run it with a clock")
 
-        times = np.atleast_1d(np.asarray(t, dtype=np.float64))
+        try:
+            given = np.asarray(outside_torch(t), dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"t = {t!r}: give a time or times (m,) within the run") from None
+        times = np.atleast_1d(given)
         first = self.run.arguments["t_start"] if self.run else self.t[0]
         if times.ndim != 1 or not ((times >= first) & (times <= self.t[-1])).all():
             raise ValueError(f"t = {t}: must lie within the run, from {first:g} to {self.t[-1]:g}")
@@ -242,7 +251,7 @@ class Trajectory:
         order = np.argsort(times, kind="stable")
         states = np.empty((times.size, self.states.shape[1]))
         states[order] = revisit(self, times[order])
-        return states[0] if np.ndim(np.asarray(t)) == 0 else states
+        return states[0] if given.ndim == 0 else states
 
     def measure(self, function: Callable, name: str | None = None) -> np.ndarray:
         """Values of a measure ``function(problem, theta)`` at the saved times, (T, ...)."""

@@ -53,8 +53,34 @@ def test_of_starts_threads_and_branches(problem):
         gf.branches("x")
 
 
+@pytest.fixture(scope="module")
+def clocked(problem):
+    return gf.simulate(problem, cases.start(problem), FLOW, stop=gf.LossBelow(1e-2), clock="log_loss")
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "said"),
+    [
+        (lambda run, _: run.at("a"), TypeError, r"t = 'a': give a time or times \(m,\) within the run"),
+        (lambda run, _: run.at([0.5, "a"]), TypeError, "give a time or times"),
+        (lambda run, _: run.at([0.1, [0.2]]), TypeError, "give a time or times"),
+        (lambda run, _: run.at(0.1j), TypeError, "t = 0.1j: give a time or times"),
+        (lambda run, _: run.elapsed(0, 9), ValueError, r"elapsed\(0, 9\): give two indices of the 3 saved points"),
+        (lambda run, _: run.elapsed("a", 1), ValueError, "give two indices of the 3"),
+        (lambda _, run: run.at([0.1, [0.2]]), TypeError, "give a number or numbers"),
+        (lambda _, run: run.at(log10_loss=9.0), ValueError, "must lie within the run, -?[0-9.]+ to -2 in log10_loss"),
+        (lambda *_: gf.every(s="a"), TypeError, "every: spacing of s = 'a': must be a number"),
+        (lambda *_: gf.every(s=-1), ValueError, "every: spacing of s = -1: must be positive"),
+    ],
+)
+def test_places_on_a_run(call, kind, said, run, clocked):
+    with pytest.raises(kind, match=said):
+        call(run, clocked)
+
+
 def test_no_times_are_no_states(run):
     assert run.at([]).shape == (0, run.problem.size)
+    assert (run.at(torch.tensor(0.5)) == run.at(0.5)).all()
     with pytest.raises(ValueError, match="must lie within the run"):
         run.at([np.nan])
 

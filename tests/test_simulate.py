@@ -31,6 +31,19 @@ def test_the_last_point_is_the_end_and_both_ends_are_saved():
     assert np.allclose(run.loss, 2 * np.exp(-2 * run.t), atol=1e-9)
 
 
+@pytest.mark.parametrize("options", [{}, {"clock": "log_time"}])
+def test_a_tolerance_below_rounding_is_told(options):
+    run = scalar_run(rtol=1e-16, **options)
+    assert abs(run.end[0] - 2 * (1 - np.exp(-5))) < 1e-14
+    assert any("rounding rules below 1e-14" in note for note in run.notes)
+    assert not scalar_run(rtol=1e-14, **options).notes
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_start_at_zero_warns_of_nothing():
+    assert scalar_run().loss[0] == 2.0
+
+
 @pytest.mark.parametrize(
     ("stop", "time", "status"),
     [
@@ -319,6 +332,7 @@ def simulate_with(**options):
         ({"solver": "torchdiffeq:dopri9"}, ValueError, "torchdiffeq:dopri8"),
         ({"solver": "dop853", "dynamics": gf.GD(0.1)}, ValueError, "needs no solver"),
         ({"rtol": -1e-3}, ValueError, "rtol = -0.001"),
+        ({"rtol": 1.0}, ValueError, "rtol = 1.0: must be below 1"),
         ({"atol": -1.0}, ValueError, "atol = -1.0"),
         ({"save_at": 1}, ValueError, "at least 2 points"),
         ({"save_at": "some"}, ValueError, "'log', 'steps'"),

@@ -20,7 +20,8 @@ def states_at(trajectory, **place) -> np.ndarray:
     ways = [getattr(trajectory, wanted.variable)[[0, -1]], np.array(wanted.values)[[0, -1]]]
     (first, last), (low, high) = (-way if "loss" in wanted.variable else way for way in ways)
     if low < first or high > last:
-        raise ValueError(f"{wanted}: must lie within the run, {first:.6g} to {last:.6g} in {wanted.variable}")
+        begin, end = ways[0]
+        raise ValueError(f"{wanted}: must lie within the run, {begin:.6g} to {end:.6g} in {wanted.variable}")
     again = same(trajectory, save_at=wanted)
     column = getattr(again, wanted.variable)
     nearest = [int(np.argmin(np.abs(np.where(np.isfinite(column), column, -1e300) - value))) for value in wanted.values]

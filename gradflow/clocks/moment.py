@@ -275,8 +275,8 @@ def descent_of(dynamics):
 
 
 def log_norm(vector: np.ndarray) -> float:
-    """Log of the Euclidean norm, without underflow; -inf for zero."""
+    """Log of the Euclidean norm, without underflow; -inf for zero, infinity or NaN as they are."""
     top = float(np.abs(vector).max(initial=0.0))
     if not 0.0 < top < np.inf:
-        return float(np.log(top)) if top == 0.0 or top == np.inf else np.nan
+        return -np.inf if top == 0.0 else top
     return float(np.log(top) + 0.5 * np.log(np.sum((vector / top) ** 2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.calling import notes_of
 from gradflow.clocks.kinds import Relative
 from gradflow.clocks.march import March, Plan
 from gradflow.clocks.moment import Base, has_logarithm, plain, polar_serves
@@ -30,9 +31,7 @@ def clocked(problem, theta0, dynamics, arguments: dict, interrupt) -> Trajectory
         arguments["max_gradients"] = min(arguments["max_gradients"], MOST_GRADIENTS_AT_KINKS)
     status, way = march(problem, theta0, dynamics, arguments, interrupt)
     record, states = way.kept.record(way.switches, arguments["t_start"]), np.stack([row.state for row in way.kept.rows])
-    notes, records, t = way.notes, {}, record.t
-    if arguments["kink_note"]:
-        notes.append(arguments["kink_note"])
+    notes, records, t = [*way.notes, *notes_of(arguments)], {}, record.t
     theta = dynamics.unpack(problem, states)
     for name, (function, _) in arguments["record"].items():
         try:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradflow.arguments import outside_torch, positive
+
 LN10 = float(np.log(10.0))
 VARIABLES = ("t", "log10_t", "loss", "log10_loss", "s")
 
@@ -60,18 +62,18 @@ def at(**given) -> At:
     at(log10_loss=[-10.0, -100.0])
     """
     variable, value = _one(given, "at")
-    single = np.ndim(value) == 0
     try:
-        values = tuple(np.atleast_1d(np.asarray(value, dtype=np.float64)).ravel().tolist())
+        places = np.asarray(outside_torch(value), dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"at({variable}={value!r}): give a number or numbers") from None
+    values = tuple(places.ravel().tolist())
     sign = -1.0 if "loss" in variable else 1.0
     if not values or not np.isfinite(values).all() or (np.diff(values) * sign <= 0).any():
         order = "decreasing" if sign < 0 else "increasing"
         raise ValueError(f"at({variable}={value!r}): must be finite and {order}, in the order of the run")
     if variable in ("t", "loss") and min(values) < 0.0 or variable == "loss" and min(values) == 0.0:
         raise ValueError(f"at({variable}={value!r}): must be {'positive' if variable == 'loss' else 'at least 0'}")
-    return At(variable, values, single)
+    return At(variable, values, places.ndim == 0)
 
 
 def every(**given) -> Every:
@@ -95,9 +97,7 @@ def every(**given) -> Every:
     variable, value = _one(given, "every")
     if variable == "loss":
         raise ValueError("every(loss=...): even spacing in the loss itself never ends; give log10_loss")
-    if not (np.ndim(value) == 0 and 0.0 < float(value) < np.inf):
-        raise ValueError(f"every({variable}={value!r}): the spacing must be one positive number")
-    return Every(variable, float(value))
+    return Every(variable, positive(value, f"every: spacing of {variable}"))
 
 
 def _one(given: dict, name: str):
