@@ -149,30 +149,32 @@ class Batch:
         """Values (runs, T, ...) of a measure on the grid, NaN after a run's own end."""
         return self._on_grid(lambda run: np.asarray(run.measure(function), dtype=np.float64))
 
-    def save(self, folder) -> None:
-        """Write every run to a file of a new folder, which appears whole or not at all.
+    def save(self, path) -> None:
+        """Write all runs to one new netCDF file, which appears whole or not at all.
 
         Parameters
         ----------
-        folder : path
+        path : path
             Must not exist yet.
         """
         from gradflow.storage import save_batch
 
-        save_batch(self, folder)
+        save_batch(self, path)
 
     @staticmethod
-    def load(folder, problem=None, dynamics=None) -> Batch:
+    def load(path, problem=None, dynamics=None) -> Batch:
         """Read a batch that :meth:`save` wrote; the arguments are those of :meth:`Trajectory.load`.
+
+        A folder with one file for each run, as earlier versions wrote, is read too.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no such folder, or a file in it cannot be read.
+            If there is no such file, or it cannot be read.
         """
         from gradflow.storage import load_batch
 
-        return Batch(load_batch(folder, problem, dynamics))
+        return Batch(load_batch(path, problem, dynamics))
 
     def extend(self, t_end: float, **changes) -> Batch:
         """Every run taken further; see :meth:`Trajectory.extend`."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from gradflow.config import to_config
+from gradflow.config import what_differs
 from gradflow.dynamics.discrete import GD, Momentum
 from gradflow.dynamics.flow import GradientFlow
 from gradflow.euler_error import Bound, bound, leading_error
@@ -355,7 +355,7 @@ def _begin(trajectory) -> tuple[float, np.ndarray]:
 
 def _check_start(flow, run, index):
     """Refuse a run of another problem, or one that does not pass through the start of the flow."""
-    other = _difference(flow.problem, run.problem)
+    other = what_differs(flow.problem, run.problem)
     if other:
         raise ValueError(f"runs[{index}] is of another problem than the flow: {other}; run both on one problem")
     (begin, theta), (first, start) = _begin(flow), _begin(run)
@@ -369,19 +369,6 @@ def _check_start(flow, run, index):
             f"runs[{index}] is {apart:.3g} away from the flow's start at t = {begin:g}: start both from the same theta0"
             " (a normalised flow starts from normalised layers: compare it with gf.GD(step, flow=...))"
         )
-
-
-def _difference(one, other) -> str:
-    """What sets another problem apart from one: its network, loss, data or decay; empty where nothing does."""
-    for name in ("network", "loss"):
-        here, there = getattr(one, name), getattr(other, name)
-        if here is not there and to_config(here) != to_config(there):
-            return f"its {name} is {there}, not {here}"
-    if one.size != other.size:
-        return f"it has {other.size} parameters, not {one.size}"
-    if not (np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y)):
-        return "its data are others"
-    return "" if one.decay == other.decay else f"its decay is {other.decay:g}, not {one.decay:g}"
 
 
 def _is_plain(dynamics) -> bool:

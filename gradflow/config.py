@@ -75,6 +75,21 @@ def is_custom(config) -> bool:
     return isinstance(config, dict) and ("custom" in config or any(is_custom(item) for item in config.values()))
 
 
+def what_differs(one, other) -> str:
+    """What sets another problem apart from one: its network, loss, data or decay; empty where nothing does."""
+    if one is other:
+        return ""
+    for name in ("network", "loss"):
+        here, there = getattr(one, name), getattr(other, name)
+        if here is not there and to_config(here) != to_config(there):
+            return f"its {name} is {there}, not {here}"
+    if one.size != other.size:
+        return f"it has {other.size} parameters, not {one.size}"
+    if not (np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y)):
+        return "its data are others"
+    return "" if one.decay == other.decay else f"its decay is {other.decay:g}, not {one.decay:g}"
+
+
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Versions of gradflow and what computes for it, and the commit of its source where there is one."""

@@ -1,23 +1,25 @@
-"""Files: a trajectory as netCDF, written whole or not at all, read without unpickling anything."""
+"""Files: a trajectory or a batch as netCDF, written whole or not at all, read without unpickling anything."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import shutil
+import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gradflow.config import from_config, is_custom, to_config
+from gradflow.config import from_config, is_custom, to_config, what_differs
 from gradflow.events import Crossing
 from gradflow.status import Status
 from gradflow.steppers.choose import Exact, FixedStep, Named
 from gradflow.trajectory import Record, Run, Trajectory
 
 CLOCKED_COLUMNS = ("log_elapsed", "log_between", "log_loss", "s", "s_counted")
-FORMAT = "gradflow trajectory 1"
+FORMAT, BATCH_FORMAT = "gradflow trajectory 1", "gradflow batch 1"
 SOLVERS = {cls.__name__: cls for cls in (Named, FixedStep, Exact)}
 
 
@@ -26,50 +28,107 @@ def save(trajectory: Trajectory, path) -> None:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file in it, such as run.nc")
+    variables, texts = _contents(trajectory)
+    _write(variables, {"format": FORMAT} | texts, path)
+
+
+def save_batch(trajectories, path) -> None:
+    """Write trajectories to a new netCDF file: what all have by one name is one variable, run after run."""
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: give the name of a new file, or remove it first")
+    problem, parts, texts = trajectories[0].problem, {}, []
+    for run, trajectory in enumerate(trajectories):
+        other = what_differs(problem, trajectory.problem)
+        if other:
+            raise ValueError(f"run {run} is of another problem than run 0: {other}; a file holds runs of one problem")
+        variables, own = _contents(trajectory)
+        arrays = {name: np.asarray(array) for name, (_, array) in variables.items() if name not in ("x", "y")}
+        for name, array in arrays.items():
+            parts.setdefault(_name_in_batch(name, array.dtype.name), []).append(array)
+        kinds = {name: [array.dtype.name, *array.shape] for name, array in arrays.items()}
+        texts.append(own | {"arrays": json.dumps(kinds)})
+    together = {name: _together(name, arrays, len(texts)) for name, arrays in parts.items()}
+    together |= {"x": (("n", "d"), problem.x), "y": (("n", "k"), problem.y)}
+    for name in texts[0]:
+        together[name] = ("run", np.array([own[name] for own in texts], dtype=object))
+    _write(together, {"format": BATCH_FORMAT}, path)
+
+
+def _name_in_batch(name: str, dtype: str) -> str:
+    """Name of the variable that holds an array of a run: the same for all its snapshots, one for each type."""
+    name = re.sub(r"^snapshot_\d+_", "snapshot_", name)
+    return name if dtype == "float64" else f"{name} {dtype}"
+
+
+def _together(name: str, arrays: list[np.ndarray], runs: int):
+    """Arrays as one variable: stacked where their shapes agree, one after another in a row where they do not."""
+    if len({array.shape for array in arrays}) > 1:
+        return name + " values", np.concatenate([array.ravel() for array in arrays])
+    first = "run" if len(arrays) == runs else name + " of"
+    return (first, *(f"{name} {axis}" for axis in range(arrays[0].ndim))), np.stack(arrays)
+
+
+def _write(variables: dict, attributes: dict, path: Path) -> None:
+    """Write a netCDF file, by way of a temporary file in the same folder."""
+    import xarray
+
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a folder: make it first, or save elsewhere")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        _file_dataset(trajectory).to_netcdf(temporary, engine="h5netcdf")
+        xarray.Dataset(variables, attrs=attributes).to_netcdf(temporary, engine="h5netcdf")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def save_batch(trajectories, folder) -> None:
-    """Write trajectories to the files of a new folder, by way of a temporary folder beside it."""
-    folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already: give a folder that does not, or remove it first")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{threading.get_ident()}.part")
-    temporary.mkdir(parents=True)
-    try:
-        digits = len(str(len(trajectories) - 1))
-        for run, trajectory in enumerate(trajectories):
-            save(trajectory, temporary / f"run-{run:0{digits}}.nc")
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
-
-
-def load_batch(folder, problem=None, dynamics=None) -> list[Trajectory]:
-    """Read the trajectories that `save_batch` wrote; they share the problem of the first."""
-    files = sorted(Path(folder).glob("run-*.nc"))
-    if not files:
-        raise FileNotFoundError(f"{folder} is not a folder with the files of a batch")
-    first = load(files[0], problem, dynamics)
-    return [first, *(load(path, first.problem, dynamics) for path in files[1:])]
-
-
 def load(path, problem=None, dynamics=None) -> Trajectory:
     """Read a trajectory that `save` wrote."""
-    import xarray
-
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give a file in it; gf.Batch.load reads the folder of a batch")
+    arrays, attributes = _read(path)
+    if attributes.get("format") == BATCH_FORMAT:
+        raise ValueError(f"{path} holds a batch: read it by gf.Batch.load")
+    if attributes.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a trajectory of this library (format {attributes.get('format')!r})")
+    return _trajectory(arrays, attributes, problem, dynamics, path)
+
+
+def load_batch(path, problem=None, dynamics=None) -> list[Trajectory]:
+    """Read the trajectories that `save_batch` wrote, or a folder of files of earlier versions; they share a problem."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("run-*.nc"))
+        if not files:
+            raise FileNotFoundError(f"{path} is not a folder with the files of a batch")
+        first = load(files[0], problem, dynamics)
+        return [first, *(load(file, first.problem, dynamics) for file in files[1:])]
+    stored, attributes = _read(path)
+    if attributes.get("format") == FORMAT:
+        raise ValueError(f"{path} holds one trajectory: read it by gf.Trajectory.load")
+    if attributes.get("format") != BATCH_FORMAT:
+        raise ValueError(f"{path} is not a batch of this library (format {attributes.get('format')!r})")
+    values = {name: array.ravel() for name, array in stored.items()}
+    begin, runs = dict.fromkeys(values, 0), []
+    for run, kinds in enumerate(stored["arrays"]):
+        arrays = {"x": stored["x"], "y": stored["y"]}
+        for name, (dtype, *shape) in json.loads(kinds).items():
+            kept, size = _name_in_batch(name, dtype), math.prod(shape)
+            arrays[name] = values[kept][begin[kept] : begin[kept] + size].reshape(shape).copy()
+            begin[kept] += size
+        texts = {name: stored[name][run] for name in ("config", "run")}
+        runs.append(_trajectory(arrays, texts, problem, dynamics, path))
+        problem = runs[0].problem
+    return runs
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays by name and attributes of a netCDF file."""
+    import xarray
+
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
@@ -77,16 +136,16 @@ def load(path, problem=None, dynamics=None) -> Trajectory:
             data = stored.load()
     except Exception as error:
         raise ValueError(f"{path} is not a readable netCDF file: it was cut short, or is not one ({error})") from error
-    if data.attrs.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a trajectory of this library (format {data.attrs.get('format')!r})")
-    config = json.loads(data.attrs["config"])
+    return {str(name): variable.values for name, variable in data.variables.items()}, data.attrs
+
+
+def _trajectory(data: dict, texts: dict, problem, dynamics, path) -> Trajectory:
+    """Trajectory of what a file holds of a run."""
+    config, said = json.loads(texts["config"]), json.loads(texts["run"])
     problem = problem if problem is not None else _problem(data, config, path)
     dynamics = dynamics if dynamics is not None else _dynamics(config, path)
-    said = json.loads(data.attrs["run"])
-    records = {
-        name: Record(data[f"record_t_{i}"].values, data[f"record_{i}"].values) for i, name in enumerate(said["records"])
-    }
-    columns = (data[f"event_{name}"].values for name in ("t", "theta", "log10_t"))
+    records = {name: Record(data[f"record_t_{i}"], data[f"record_{i}"]) for i, name in enumerate(said["records"])}
+    columns = (data[f"event_{name}"] for name in ("t", "theta", "log10_t"))
     events = [
         Crossing(name, float(t), theta, float(log10_t))
         for name, t, theta, log10_t in zip(said["events"], *columns, strict=True)
@@ -94,14 +153,14 @@ def load(path, problem=None, dynamics=None) -> Trajectory:
     return Trajectory(
         problem,
         dynamics,
-        data["t"].values,
-        data["states"].values,
+        data["t"],
+        data["states"],
         Status[said["status"]],
         said["counts"],
         events=events,
         records=records,
         notes=said["notes"],
-        run=Run(dynamics, _arguments(said["arguments"], data), _snapshots(data, said["snapshots"])),
+        run=Run(dynamics, _arguments(said["arguments"]), _snapshots(data, said["snapshots"])),
         config=config,
         clocked=_clocked(data, said.get("clocked")),
     )
@@ -132,12 +191,10 @@ def to_dataset(trajectory: Trajectory):
     return data
 
 
-def _file_dataset(trajectory: Trajectory):
-    """Everything that `load` needs, exactly."""
-    import xarray
-
+def _contents(trajectory: Trajectory) -> tuple[dict[str, tuple], dict[str, str]]:
+    """Everything that `load` needs, exactly: arrays by name with their dimensions, and texts."""
     run = trajectory.run or Run(trajectory.dynamics, {}, [])
-    data = xarray.Dataset({"t": ("t", trajectory.t), "states": (("t", "s"), trajectory.states)})
+    data: dict[str, tuple[Any, Any]] = {"t": ("t", trajectory.t), "states": (("t", "s"), trajectory.states)}
     data["loss"] = ("t", trajectory.loss)
     data["x"], data["y"] = (("n", "d"), trajectory.problem.x), (("n", "k"), trajectory.problem.y)
     data["event_t"] = ("event", np.array([event.t for event in trajectory.events], dtype=float))
@@ -165,23 +222,17 @@ def _file_dataset(trajectory: Trajectory):
     if arguments:
         solver = run.arguments["solver"]
         arguments["solver"] = {"kind": type(solver).__name__} | dict(vars(solver))
-    data.attrs = {
-        "format": FORMAT,
-        "config": json.dumps(trajectory.config),
-        "run": json.dumps(
-            {
-                "status": trajectory.status.name,
-                "counts": trajectory.counts,
-                "notes": trajectory.notes,
-                "records": names,
-                "events": [event.name for event in trajectory.events],
-                "snapshots": numbers,
-                "arguments": to_config(arguments),
-                "clocked": _clocked_texts(trajectory.clocked),
-            }
-        ),
+    said = {
+        "status": trajectory.status.name,
+        "counts": trajectory.counts,
+        "notes": trajectory.notes,
+        "records": names,
+        "events": [event.name for event in trajectory.events],
+        "snapshots": numbers,
+        "arguments": to_config(arguments),
+        "clocked": _clocked_texts(trajectory.clocked),
     }
-    return data
+    return data, {"config": json.dumps(trajectory.config), "run": json.dumps(said)}
 
 
 def _problem(data, config, path):
@@ -192,8 +243,8 @@ def _problem(data, config, path):
             f"{path} holds a network of the user's own ({config['network'].get('custom', 'unknown')}):"
             " give it, Trajectory.load(path, problem=...)"
         )
-    loss, y = from_config(config["loss"]), data["y"].values
-    return Problem(from_config(config["network"]), loss, data["x"].values, y, decay=config["decay"])
+    loss = from_config(config["loss"])
+    return Problem(from_config(config["network"]), loss, data["x"], data["y"], decay=config["decay"])
 
 
 def _dynamics(config, path):
@@ -204,7 +255,7 @@ def _dynamics(config, path):
     return from_config(config["dynamics"])
 
 
-def _arguments(stored: dict, data) -> dict:
+def _arguments(stored: dict) -> dict:
     """Arguments of the run: what a file cannot hold (stops, records) is left out."""
     if not stored:
         return {}
@@ -229,7 +280,7 @@ def _clocked(data, texts):
         return None
     from gradflow.clocks.kept import Record as Clocked
 
-    return Clocked(**{name: data[f"clocked_{name}"].values for name in CLOCKED_COLUMNS}, **texts)
+    return Clocked(**{name: data[f"clocked_{name}"] for name in CLOCKED_COLUMNS}, **texts)
 
 
 def _clocked_texts(clocked):
@@ -243,8 +294,6 @@ def _snapshots(data, numbers: list[dict]) -> list[dict]:
     snapshots = []
     for i, scalars in enumerate(numbers):
         prefix = f"snapshot_{i}_"
-        arrays = {
-            name.removeprefix(prefix): data[name].values for name in data.variables if str(name).startswith(prefix)
-        }
+        arrays = {name.removeprefix(prefix): array for name, array in data.items() if name.startswith(prefix)}
         snapshots.append({**scalars, **arrays})
     return snapshots

@@ -100,6 +100,77 @@ def test_files_that_are_not_ours_or_cut_short_are_refused(tmp_path):
         a_run().save(tmp_path / "missing" / "run.nc")
 
 
+def batch_of(runs, **options):
+    problem = cases.make("deep linear", "square")
+    starts = np.stack([cases.start(problem, seed) for seed in range(runs)])
+    return gf.simulate(problem, starts, gf.GradientFlow(), **({"t_end": 1.5, "save_at": 21} | options))
+
+
+RAGGED = {
+    "steps": {"save_at": "steps", "rtol": 1e-6},
+    "stops": {"stop": gf.LossBelow(0.5), "events": gf.Event("t", lambda p, t, th: t - 0.3)},
+    "records": {"record": {"norm": gf.measure.gradient_norm, "few": (gf.measure.singular_values, 3)}},
+    "clock": {"t_end": None, "stop": gf.LossBelow(1e-3), "clock": "log_loss"},
+    "lanes": {"ensemble": "lanes"},
+}
+
+
+@pytest.mark.parametrize("options", RAGGED.values(), ids=RAGGED)
+def test_the_runs_of_a_batch_come_back_exactly(tmp_path, options):
+    batch = batch_of(5, **options)
+    batch.save(tmp_path / "batch.nc")
+    back = gf.Batch.load(tmp_path / "batch.nc")
+    assert len(back) == 5
+    assert all(run.problem is back.problem for run in back)
+    for one, other in zip(batch, back, strict=True):
+        for name in ("t", "states", "loss", "log10_t"):
+            assert np.array_equal(getattr(other, name), getattr(one, name))
+        for name in ("status", "counts", "notes", "config", "dynamics"):
+            assert getattr(other, name) == getattr(one, name)
+        assert [(e.name, e.t) for e in other.events] == [(e.name, e.t) for e in one.events]
+        for name, record in one.records.items():
+            assert np.array_equal(other.records[name], record)
+            assert np.array_equal(other.records[name].t, record.t)
+        assert [s.keys() for s in other.run.snapshots] == [s.keys() for s in one.run.snapshots]
+        assert np.array_equal(other.at(0.2), one.at(0.2))
+    if "clock" not in options:
+        assert back.extend(2.0).end.tobytes() == batch.extend(2.0).end.tobytes()
+
+
+def test_a_batch_has_as_many_variables_as_a_run(tmp_path):
+    import xarray
+
+    counted = []
+    for runs in (2, 9):
+        batch_of(runs, save_at="steps").save(tmp_path / f"{runs}.nc")
+        with xarray.open_dataset(tmp_path / f"{runs}.nc", engine="h5netcdf", decode_times=False) as stored:
+            counted.append(len(stored.variables))
+    assert counted[0] == counted[1] < 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.nc", "9.nc"]
+
+
+def test_a_folder_of_runs_is_read_as_a_batch(tmp_path):
+    batch = batch_of(3)
+    for number, run in enumerate(batch):
+        run.save(tmp_path / f"run-{number}.nc")
+    assert gf.Batch.load(tmp_path).theta.tobytes() == batch.theta.tobytes()
+
+
+def test_files_of_batches_and_runs_are_told_apart(tmp_path):
+    batch_of(2).save(tmp_path / "batch.nc")
+    a_run().save(tmp_path / "run.nc")
+    with pytest.raises(ValueError, match=r"holds a batch: read it by gf\.Batch\.load"):
+        gf.Trajectory.load(tmp_path / "batch.nc")
+    with pytest.raises(ValueError, match=r"holds one trajectory: read it by gf\.Trajectory\.load"):
+        gf.Batch.load(tmp_path / "run.nc")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        gf.Batch.load(tmp_path / "none.nc")
+    other = gf.simulate(cases.make("tanh", "square"), np.ones(26), gf.GradientFlow(), t_end=1.0)
+    with pytest.raises(ValueError, match="run 2 is of another problem than run 0: its network is"):
+        gf.Batch([*batch_of(2), other]).save(tmp_path / "mixed.nc")
+    assert not (tmp_path / "mixed.nc").exists()
+
+
 def test_networks_and_dynamics_of_ones_own_must_be_given_again(tmp_path):
     import torch
 
