@@ -13,7 +13,8 @@ from gradflow.arguments import finite, number, positive
 from gradflow.clocks.targets import At
 from gradflow.dynamics.flow import Flow, GradientFlow, typical
 from gradflow.dynamics.normalized import LMFlow
-from gradflow.dynamics.polar import PolarFlow, WeightNormFlow
+from gradflow.dynamics.polar import PolarFlow
+from gradflow.dynamics.weight_norm import WeightNormFlow
 from gradflow.modules import Convolutional
 from gradflow.networks import FullyConnected
 from gradflow.steppers.choose import FixedStep

@@ -10,7 +10,8 @@ from gradflow.clocks import links
 from gradflow.clocks.kinds import Normalised
 from gradflow.dynamics.flow import GradientFlow
 from gradflow.dynamics.normalized import LMFlow
-from gradflow.dynamics.polar import PolarFlow, WeightNormFlow
+from gradflow.dynamics.polar import PolarFlow
+from gradflow.dynamics.weight_norm import WeightNormFlow
 from gradflow.losses import CrossEntropy, Exponential, Logistic, Square
 from gradflow.steppers.choose import make_field
 from gradflow.steppers.field import Field

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradflow.diagonal import Diagonal
 from gradflow.dynamics.flow import Invariant
-from gradflow.dynamics.groups import norms
+from gradflow.dynamics.groups import layout, norms
 from gradflow.invariants import invariant_decay, invariant_names, invariants
 
 
@@ -28,8 +28,6 @@ def plain(problem, rates) -> dict[str, Invariant]:
 
 def polar(problem, flow) -> dict[str, Invariant]:
     """Unit directions; kernel invariants of a diagonal network; balancedness where the rates give the plain flow."""
-    from gradflow.dynamics.polar import layout
-
     order, starts = layout(problem.network, flow.groups)
     groups = starts.size - 1
 
@@ -83,8 +81,6 @@ def log_kernel(problem, flow):
 
 def weight_norm(problem, flow) -> dict[str, Invariant]:
     """The norms |v_g|."""
-    from gradflow.dynamics.polar import layout
-
     starts = layout(problem.network, flow.groups)[1]
     return {"|v|": Invariant("|v_g|", lambda state: norms(state[starts.size - 1 :], starts), relative=True)}
 

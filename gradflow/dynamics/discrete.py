@@ -8,9 +8,9 @@ import numpy as np
 
 from gradflow.arguments import checked_seed, flag, positive, whole
 from gradflow.dynamics.flow import Flow, GradientFlow
-from gradflow.dynamics.groups import partition
+from gradflow.dynamics.groups import layout, partition
 from gradflow.dynamics.normalized import LMFlow
-from gradflow.dynamics.polar import PolarFlow, layout
+from gradflow.dynamics.polar import PolarFlow
 from gradflow.dynamics.sphere import SphereFlow
 from gradflow.kernels.calls import call
 

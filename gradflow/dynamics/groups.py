@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from gradflow.diagonal import Diagonal
@@ -38,6 +40,25 @@ def partition(network, kind: str) -> tuple[np.ndarray, np.ndarray]:
     label = np.array([numbers[key] for key in labels])
     order = np.argsort(label, kind="stable")
     return order, np.searchsorted(label[order], np.arange(len(numbers) + 1))
+
+
+@lru_cache(maxsize=64)
+def _layout(network, kind):
+    return partition(network, kind)
+
+
+def layout(network, kind) -> tuple[np.ndarray, np.ndarray]:
+    """Order and starts of the groups of a network, remembered where the network can be a key."""
+    try:
+        return _layout(network, kind)
+    except TypeError:
+        return partition(network, kind)
+
+
+def pack_layout(order, starts, rates) -> np.ndarray:
+    """Coefficients of the polar links: G, P, permuted or not, four rates, starts (G + 1), order (P)."""
+    permuted = float((order != np.arange(order.size)).any())
+    return np.concatenate([[starts.size - 1, order.size, permuted], rates, starts, order]).astype(np.float64)
 
 
 def norms(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -10,9 +10,10 @@ from gradflow.diagonal import Diagonal
 from gradflow.dynamics.balance import Balance
 from gradflow.dynamics.conserved import log_kernel
 from gradflow.dynamics.flow import GradientFlow
-from gradflow.dynamics.groups import norms, spread
+from gradflow.dynamics.groups import layout, norms, spread
 from gradflow.dynamics.normalized import LMFlow, lm_layout
-from gradflow.dynamics.polar import PolarFlow, WeightNormFlow, layout
+from gradflow.dynamics.polar import PolarFlow
+from gradflow.dynamics.weight_norm import WeightNormFlow
 from gradflow.invariants import conserved_interfaces, invariant_decay, invariant_names, kernel_basis
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from gradflow.arguments import not_negative
 from gradflow.diagonal import Diagonal
 from gradflow.dynamics.flow import Flow, typical
-from gradflow.dynamics.groups import norms, partition, spread
-from gradflow.dynamics.polar import pack_layout
+from gradflow.dynamics.groups import norms, pack_layout, partition, spread
 from gradflow.kernels.calls import call
 
 

@@ -10,8 +10,10 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from gradflow.dynamics.flow import GradientFlow, rate_vector
+from gradflow.dynamics.groups import layout
 from gradflow.dynamics.normalized import LMFlow, lm_layout
-from gradflow.dynamics.polar import PolarFlow, PowerRate, WeightNormFlow, layout
+from gradflow.dynamics.polar import PolarFlow, PowerRate
+from gradflow.dynamics.weight_norm import WeightNormFlow
 
 ONE = np.ones(1)
 """A factor 1 for all."""

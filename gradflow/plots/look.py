@@ -16,7 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from gradflow.dynamics.discrete import GD, SGD, Momentum
 from gradflow.dynamics.flow import Flow, GradientFlow
 from gradflow.dynamics.normalized import LMFlow
-from gradflow.dynamics.polar import PolarFlow, WeightNormFlow
+from gradflow.dynamics.polar import PolarFlow
+from gradflow.dynamics.weight_norm import WeightNormFlow
 from gradflow.measure.layers import weight_names
 from gradflow.trajectory import Trajectory
 
