@@ -111,7 +111,7 @@ def test_a_run_goes_on_and_is_looked_at_between_its_points_across_changes(saddle
     np.testing.assert_array_equal(whole.at(whole.t[1:-1]), whole.theta[1:-1])
 
 
-@pytest.mark.parametrize("rtol", [1e-2, 0.1, 1.0])
+@pytest.mark.parametrize("rtol", [1e-2, 0.1, 0.9])
 def test_loose_tolerances_miss_no_saddle(saddles, truth, rtol):
     """Every saddle is left when the flow leaves it: the loss passes levels on the way at the same times."""
     options = {"t_end": 400.0, "save_at": 4001}
