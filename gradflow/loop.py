@@ -203,10 +203,11 @@ class _Drive:
         """Advance without looking at single steps; come back between slices for caps and interrupts."""
         stepper, plan, saves = self.stepper, self.plan, self.saves
         piece, mark = Slice(first=plan.first_steps), Mark(plan.mark_gradients, plan.max_gradients)
-        counts = stepper.counts
+        counts, status = stepper.counts, Status.PAUSED
         mark.passed(counts)
         while True:
-            budget, steps = mark.budget, piece.next(counts["accepted"], plan.max_seconds - self.watch.seconds)
+            left, budget = plan.max_seconds - self.watch.seconds, mark.budget
+            steps = piece.next(counts["accepted"], left, at_mark=status == Status.GRADIENT_BUDGET)
             status = self._advanced(
                 save_at=saves.grid, saved=saves.rows, max_gradients=budget, max_steps=steps, loss_below=level
             )

@@ -28,13 +28,16 @@ class Slice:
         self._now = now
         self.steps, self._accepted, self._began = first, -1, 0.0
 
-    def next(self, accepted: int, seconds_left: float) -> int:
-        """Steps that the next slice may take, after `accepted` steps of the run; `seconds_left` bounds it too."""
+    def next(self, accepted: int, seconds_left: float, at_mark: bool = False) -> int:
+        """Steps that the next slice may take, after `accepted` steps of the run; `seconds_left` bounds it too.
+
+        A slice that ended early, but not at a mark, was broken off by a change of solver: the next is one step.
+        """
         moment, taken = self._now(), accepted - self._accepted
         if self._accepted >= 0 and taken > 0:
             seconds = max(moment - self._began, 1e-9)
             aim = min(LONGEST, max(seconds_left, 0.0)) * taken / seconds
-            changed = taken < self.steps  # a solver that hands over to another one comes back early
+            changed = taken < self.steps and not at_mark
             self.steps = 1 if changed else int(max(1.0, min(aim, GROWTH * taken)))
         self._accepted, self._began = accepted, moment
         return self.steps

@@ -68,6 +68,30 @@ def test_a_slice_that_ends_early_is_followed_by_one_step():
         clock.now += 1e-6
 
 
+def test_a_mark_does_not_shorten_the_next_slice():
+    clock = Clock()
+    piece = Slice(clock)
+    for accepted, at_mark, expected in ((0, False, 1), (1, False, 8), (9, False, 64), (63, True, 432)):
+        assert piece.next(accepted, np.inf, at_mark) == expected
+        clock.now += 1e-6
+
+
+def test_a_long_run_comes_back_few_times_besides_its_marks(monkeypatch):
+    returns = []
+    taken = Slice.next
+
+    def counted(self, accepted, seconds_left, at_mark=False):
+        returns.append(at_mark)
+        return taken(self, accepted, seconds_left, at_mark)
+
+    monkeypatch.setattr(Slice, "next", counted)
+    monkeypatch.setattr("gradflow.slicing.LONGEST", 1e9)
+    problem = cases.make("tanh", "square")
+    gf.simulate(problem, cases.start(problem), gf.GradientFlow(), t_end=2e4, rtol=1e-10, solver="rk45", save_at=2)
+    assert sum(returns) > 5
+    assert len(returns) < 2 * sum(returns)
+
+
 def test_marks_go_by_gradients_and_double_for_a_dear_step():
     mark = Mark(100, 1000)
     assert not mark.passed({"accepted": 0, "gradients": 1})
@@ -103,7 +127,7 @@ def test_slices_change_no_bits(solver, dynamics, network, monkeypatch):
     monkeypatch.setattr("gradflow.running.MARK_SECONDS", 2e-3)
     usual = run_of(solver, dynamics, network)
     for steps in (1, 3, 2**40):
-        monkeypatch.setattr(Slice, "next", lambda self, accepted, seconds_left, steps=steps: steps)
+        monkeypatch.setattr(Slice, "next", lambda self, accepted, seconds_left, at_mark, steps=steps: steps)
         same(usual, run_of(solver, dynamics, network))
 
 
