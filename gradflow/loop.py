@@ -23,7 +23,8 @@ from gradflow.steppers.saving import last_snapshot
 MOST_SNAPSHOTS = 64
 _SIGINT = int(signal.SIGINT)
 _set_handler = import_module("_signal").signal
-"""That of the module signal, without its search for names of handlers, which takes longer than all else here."""
+"""What ``signal.signal`` calls, without its search for an enum of the handler: 0.5 us instead of 7.5 to set and put
+back, where the shortest call of simulate takes 160."""
 
 
 class Plan(NamedTuple):
