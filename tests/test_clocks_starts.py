@@ -150,3 +150,17 @@ def test_deep_diagonal_networks_leave_one_degenerate_saddle_after_the_other(dept
         half, _ = quad(rate, np.log(scale), np.log(0.5 * strength) / depth, epsrel=1e-11, limit=500)
         after = np.searchsorted(run.theta[:, k] ** depth, 0.5 * strength)
         assert run.t[after - 1] * (1 - 2e-6) < half < run.t[after] * (1 + 2e-6)
+
+
+@pytest.mark.parametrize("depth", [3, 4, 5])
+def test_times_far_within_the_first_step_are_found(depth):
+    start, rng = 1e-30, np.random.default_rng(0)
+    x, y = rng.normal(size=(5, 3)), rng.normal(size=5)
+    problem = gf.Problem(gf.Diagonal(3, depth), gf.losses.Square(), x, y)
+    times = np.array([1e-8, 1e4, 1e-6 * start ** (2 - depth), 1e-2 * start ** (2 - depth)])
+    run = gf.simulate(problem, problem.init(start, scheme="constant"), FLOW, t_end=times[-1], save_at=times[:-1])
+    pull = depth * 2.0 / 5.0 * x.T @ y  # u' = pull u^(depth - 1), v' = -pull v^(depth - 1), while the outputs are zero
+    rates = (depth - 2) * np.concatenate([pull, -pull]) * start ** (depth - 2)
+    expected = start * (1.0 - np.outer(times, rates)) ** (-1.0 / (depth - 2))
+    assert_allclose(run.t[-4:], times, rtol=1e-13)
+    assert_allclose(run.theta[-4:], expected, rtol=1e-8)

@@ -98,6 +98,9 @@ class Interval:
             return max(here, -1e6) - log_elapsed
 
         a, b = self.left.tau, self.right.tau
+        if self.left.log_elapsed == -np.inf:  # the first step, of which the time asked for may be a part in 1e300
+            while a < (nearer := a + 1e-3 * (b - a)) and beyond(nearer) > 0.0:
+                b = nearer
         return float(brentq(beyond, a, b, xtol=1e-300, rtol=1e-15))  # pyright: ignore[reportArgumentType]
 
     def s_at_time(self, log_elapsed: float) -> float:
