@@ -365,7 +365,8 @@ class March:
                     found.append(view.find(series.next))
                 series.advance()
         for moment in sorted(found, key=lambda moment: moment.tau):
-            self._keep(phase, moment)
+            if end is None or moment.tau < last.tau:  # the end itself is kept when the run is over
+                self._keep(phase, moment)
         if not self.plan.series and end is None:
             self.kept.add_step(view.right, phase.clock, self.main_state(phase, view.right))
         return end
