@@ -172,16 +172,16 @@ def leads_down(problem, theta) -> bool:
     return bool(curvatures[0] < -1e-9 * max(curvatures[-1], 0.0)) or lower_nearby(problem, theta)
 
 
-def lower_nearby(problem, theta) -> bool:
-    """Whether a short descent from displaced weights ends below one from `theta`; for smooth networks of degree >= 3.
+def lower_nearby(problem, theta, floor: float = 0.0) -> bool:
+    """Whether a short descent from displaced weights ends below one from `theta`, or that one below a supposed `floor`.
 
-    At a minimum, degenerate or not, both come to the same loss.
+    For smooth networks of degree >= 3. At a minimum, degenerate or not, all come to the same loss.
     """
     if problem.network.kinked or (getattr(problem.network, "degree", None) or 0) < 3:
         return False
     aside = np.random.default_rng(0).normal(size=(2, problem.size)) * np.abs(theta).max() * np.array([[0.1], [0.5]])
     here, *there = (_descended(problem, start) for start in (theta, *(theta + aside)))
-    return min(there) < (1.0 - LOWER) * here
+    return min(there) < (1.0 - LOWER) * here or here < (1.0 - LOWER) * floor
 
 
 def _descended(problem, theta) -> float:

@@ -164,3 +164,27 @@ def test_times_far_within_the_first_step_are_found(depth):
     expected = start * (1.0 - np.outer(times, rates)) ** (-1.0 / (depth - 2))
     assert_allclose(run.t, [0.0, *times], rtol=1e-13)
     assert_allclose(run.theta[1:], expected, rtol=1e-8)
+
+
+def saddle_to_saddle(start, **options):
+    """A diagonal network of depth 4 with three modes to learn, and a budget of gradients."""
+    x = np.random.default_rng(0).normal(size=(10, 20))
+    problem = gf.Problem(gf.Diagonal(20, 4), gf.losses.Square(), x, x[:, :3] @ [1.0, -0.5, 0.3])
+    theta0 = problem.init(start, scheme="constant")
+    return gf.simulate(problem, theta0, FLOW, stop=gf.LossBelow(1e-3), rtol=1e-5, max_gradients=20_000, **options)
+
+
+def test_a_budget_spent_between_saddles_says_what_helps():
+    run = saddle_to_saddle(1e-30)
+    assert run.status == gf.Status.GRADIENT_BUDGET
+    assert any("a larger start meets the same saddles sooner" in note for note in run.notes)
+    helped = saddle_to_saddle(1e-3)
+    assert helped.status == gf.Status.LOSS_BELOW
+    assert not any("larger start" in note for note in helped.notes)
+
+
+@pytest.mark.parametrize("clock", ["arc", "relative"])
+def test_a_budget_spent_in_a_clock_of_length_says_what_helps(clock):
+    run = saddle_to_saddle(1e-3, clock=clock)
+    assert run.status == gf.Status.GRADIENT_BUDGET
+    assert any("try clock='time' or 'log_time'" in note for note in run.notes)

@@ -14,8 +14,9 @@ from gradflow.clocks.kinds import Normalised, log_difference
 from gradflow.clocks.kink_log import KinkLog
 from gradflow.clocks.locate import View, first_event, point_of
 from gradflow.clocks.moment import Base, Moment, PolarBase, moved, polar_serves, polar_state
+from gradflow.clocks.rule import Fixed
 from gradflow.clocks.solver import make_stepper, stepping_clock
-from gradflow.clocks.stall import FAST, VANISHES, Watch, swiftness
+from gradflow.clocks.stall import FAST, LENGTHS, SHORTENS, VANISHES, WAITS, Watch, swiftness
 from gradflow.clocks.targets import LN10
 from gradflow.events import Raised
 from gradflow.rest import Rest
@@ -113,6 +114,8 @@ class March:
                 status = Status.INTERRUPTED
             elif status is None and time.monotonic() - began > self.plan.max_seconds:
                 status = Status.WALL_CLOCK
+        if status in (Status.GRADIENT_BUDGET, Status.WALL_CLOCK):
+            self._tell_of_budget(phase)
         self._keep(phase, phase.moment)
         self._count(phase)
         self.counts["seconds"] = time.monotonic() - began
@@ -246,6 +249,13 @@ class March:
         """Where a run is, in words."""
         moment = phase.moment
         return f"log10 t = {moment.log_elapsed / LN10:.6g}, log10 loss = {moment.log_loss / LN10:.6g}"
+
+    def _tell_of_budget(self, phase) -> None:
+        """Say what a budget went into, and what to try, where that is known."""
+        if phase.clock.name in LENGTHS and isinstance(self.plan.rule, Fixed):
+            self.notes.append(f"clock {phase.clock} at {self._place(phase)}: {SHORTENS}")
+        elif phase.clock.exact_time and self.deep:
+            self.notes.append(f"clock {phase.clock} at {self._place(phase)}: {WAITS}")
 
     def _count(self, phase) -> None:
         """Add what a stepper has spent."""

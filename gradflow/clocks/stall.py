@@ -29,6 +29,14 @@ FOLDS_BACK = (
     "the path turns back on itself and the loss no longer falls: the state is at rest to within the tolerances, what"
     " was asked for is not reached, and length goes no further; try clock='time' or 'log_time'"
 )
+SHORTENS = (
+    "the budget went in ever shorter steps: near a saddle or a minimum length stands still while time passes; try"
+    " clock='time' or 'log_time'"
+)
+WAITS = (
+    "from a start this small the wait at each saddle is so long that holding still what is fitted takes most of the"
+    " budget; a larger start meets the same saddles sooner, a looser rtol takes fewer steps"
+)
 VANISHES = "the gradient vanishes: the infimum of the loss is positive (data that are not separable), or a saddle"
 
 
@@ -117,7 +125,9 @@ def floor_of_loss(phase) -> float | None:
     if curvatures[0] < -10.0 * np.sqrt(parts.sum()) / np.exp(moment.log_size) - 1e-9 * top:
         return None
     fall = 0.5 * float(np.sum(parts[curved] / curvatures[curved]))
-    return moment.log_loss - fall if fall < LITTLE and not lower_nearby(base.problem, theta) else None
+    if not fall < LITTLE or lower_nearby(base.problem, theta, float(np.exp(moment.log_loss - LITTLE))):
+        return None
+    return moment.log_loss - fall
 
 
 def stands_still(moment, before) -> bool:
