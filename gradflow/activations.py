@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradflow.arguments import finite
+
 CODES = {
     "linear": 0,
     "relu": 1,
@@ -53,6 +55,7 @@ class Activation:
     def __post_init__(self):
         if self.name not in CODES:
             raise ValueError(f"activation = {self.name!r}: unknown; choose one of {', '.join(CODES)}")
+        finite(self.slope, "slope")
 
     @property
     def code(self) -> int:

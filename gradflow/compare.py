@@ -63,6 +63,10 @@ def compare(flow: Trajectory, runs: Trajectory | Iterable[Trajectory], *, effect
         raise TypeError(f"flow of type {type(flow).__name__}: must be the Trajectory of a flow, from gf.simulate(...)")
     if flow.dynamics.discrete:
         raise TypeError(f"flow is a run of {flow.dynamics!r}, a discrete rule: give the flow first, then the runs")
+    if not np.iterable(runs) and not isinstance(runs, Trajectory):
+        raise TypeError(
+            f"runs of type {type(runs).__name__}: give the Trajectory of a discrete rule, or a list of them"
+        )
     listed = [runs] if isinstance(runs, Trajectory) else list(runs)
     if not listed:
         raise ValueError("runs is empty: give at least one run of a discrete rule")

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gradflow.arguments import positive
+from gradflow.arguments import flag, number, positive
 from gradflow.status import Status
 
 
@@ -77,12 +77,17 @@ class Event:
     def __post_init__(self):
         if not callable(self.function):
             raise TypeError(f"event {self.name!r}: the function must be callable as f(problem, t, theta)")
+        flag(self.terminal, "terminal")
         if self.direction not in (-1, 0, 1):
             raise ValueError(f"event {self.name!r}: direction = {self.direction} must be -1, 0 or 1")
 
     def measure(self, point: Point) -> float:
         """Value of the function at a point."""
-        return float(self.function(point.problem, point.t, point.theta))
+        value = self.function(point.problem, point.t, point.theta)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"event {self.name!r}: the function returned {value!r}: must return a number") from None
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,8 @@ class LossBelow:
         if (self.level is None) == (self.log10 is None):
             raise ValueError("LossBelow: give either the level or its log10")
         if self.level is None:
-            object.__setattr__(self, "level", float(10.0**self.log10))  # pyright: ignore[reportOperatorIssue]
-        if not np.isfinite(self.level):  # pyright: ignore[reportArgumentType, reportCallIssue]
+            object.__setattr__(self, "level", 10.0 ** number(self.log10, "log10"))
+        if not np.isfinite(number(self.level, "level")):
             raise ValueError(f"LossBelow({self.level}): the level must be finite")
         if self.level < 0.0:  # pyright: ignore[reportOptionalOperand]
             raise ValueError(f"LossBelow({self.level}): no loss is negative; give a level of at least 0")
@@ -150,7 +155,8 @@ class ExcessLossBelow:
     status = Status.LOSS_BELOW
 
     def __post_init__(self):
-        if not (self.level > 0 and (self.minimum is None or np.isfinite(self.minimum))):
+        minimum = 0.0 if self.minimum is None else number(self.minimum, "minimum")
+        if not (number(self.level, "level") > 0 and np.isfinite(minimum)):
             raise ValueError(
                 f"ExcessLossBelow({self.level}, {self.minimum}): level > 0 and a finite minimum are needed"
             )

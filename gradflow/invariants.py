@@ -278,6 +278,8 @@ def kernel_basis(problem) -> np.ndarray:
 
 def _checked_rates(network, rates) -> dict[str, float]:
     """Speeds as a dict, checked against the blocks of theta."""
+    if rates is not None and not isinstance(rates, dict):
+        raise TypeError(f"rates of type {type(rates).__name__}: give a dict, block of theta -> speed")
     rates = dict(rates or {})
     unknown = rates.keys() - network.shapes.keys()
     if unknown:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from gradflow.activations import Activation, activation
+from gradflow.arguments import whole
 from gradflow.networks import checked_widths, count
 
 
@@ -49,12 +50,11 @@ class Convolutional:
         if len(tuple(self.image)) != 3:
             raise ValueError(f"image = {self.image!r}: give (channels, height, width)")
         object.__setattr__(self, "image", checked_widths(self.image))
-        channels = tuple(int(c) for c in self.channels)
-        if not channels or min(channels) < 1 or self.kernel_size < 1 or self.stride < 1 or self.outputs < 1:
-            raise ValueError(
-                f"channels = {self.channels!r}, kernel_size = {self.kernel_size}, stride = {self.stride},"
-                f" outputs = {self.outputs}: all must be positive integers"
-            )
+        channels = tuple(whole(c, "a channel count") for c in self.channels)
+        if not channels:
+            raise ValueError("channels is empty: give the number of channels of at least one layer")
+        for name in ("kernel_size", "stride", "outputs"):
+            whole(getattr(self, name), name)
         object.__setattr__(self, "channels", channels)
         object.__setattr__(self, "activation", activation(self.activation))
         if min(self.grids[-1]) < 1:
@@ -180,7 +180,8 @@ class FromModule:
         if not self.shapes:
             raise ValueError("the module has no parameters with requires_grad=True: nothing to train")
         self.module = copy.deepcopy(module).double().requires_grad_(False)
-        self.input_shape = (int(input_shape),) if isinstance(input_shape, int) else tuple(int(s) for s in input_shape)
+        sizes = input_shape if np.iterable(input_shape) else (input_shape,)
+        self.input_shape = tuple(whole(size, "an entry of input_shape") for size in sizes)
         self.size = count(self.shapes)
         self.input_size = int(np.prod(self.input_shape))
         self.output_size = self._output_size()

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from gradflow.activations import Activation, activation
-from gradflow.arguments import flag
+from gradflow.arguments import flag, real_array, whole
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,8 @@ class FullyConnected(Feedforward):
 
     def __post_init__(self):
         object.__setattr__(self, "widths", checked_widths(self.widths))
+        if not (np.iterable(self.skips) and all(isinstance(skip, Skip) for skip in self.skips)):
+            raise TypeError(f"skips = {self.skips!r}: give a sequence of gf.Skip(source, target)")
         object.__setattr__(self, "skips", tuple(self.skips))
         flag(self.bias, "bias")
         if not isinstance(self.activation, str | Activation):
@@ -216,6 +218,8 @@ class FullyConnected(Feedforward):
         for skip in self.skips:
             if skip.kind not in ("identity", "linear"):
                 raise ValueError(f"skip kind {skip.kind!r}: choose 'identity' or 'linear'")
+            if not all(isinstance(layer, int | np.integer) for layer in (skip.source, skip.target)):
+                raise TypeError(f"skip from layer {skip.source!r} to {skip.target!r}: give the numbers of two layers")
             if not 0 <= skip.source < skip.target <= len(self.widths) - 1:
                 depth = len(self.widths) - 1
                 raise ValueError(f"skip from layer {skip.source} to {skip.target}: need source < target <= {depth}")
@@ -294,14 +298,14 @@ class ResidualLinear(Feedforward):
     readout: object = 1
 
     def __post_init__(self):
-        if self.depth < 1 or self.dim < 1:
-            raise ValueError(f"depth = {self.depth}, dim = {self.dim}: both must be at least 1")
+        whole(self.depth, "depth")
+        whole(self.dim, "dim")
         if isinstance(self.readout, int | np.integer):
             if self.readout < 1:
                 raise ValueError(f"readout = {self.readout}: the number of outputs must be at least 1")
             object.__setattr__(self, "readout", int(self.readout))
             return
-        matrix = np.atleast_2d(np.asarray(self.readout, dtype=float))
+        matrix = np.atleast_2d(real_array(self.readout, "readout", f"(k, {self.dim})"))
         if matrix.ndim != 2 or matrix.shape[1] != self.dim or not np.isfinite(matrix).all():
             raise ValueError(f"readout has shape {matrix.shape}: give finite numbers of shape (k, {self.dim})")
         object.__setattr__(self, "readout", tuple(map(tuple, matrix.tolist())))

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gradflow.arguments import real_array, whole
 from gradflow.kernels.kernel import Kernel
 from gradflow.problem import Problem
 
@@ -94,13 +95,11 @@ class ConvolutionalPopulation(Problem):
     """
 
     def __init__(self, teacher, patches: int):
-        self.teacher = np.array(teacher, dtype=np.float64)
-        if self.teacher.ndim != 1 or not np.isfinite(self.teacher).all() or not self.teacher.any():
+        self.teacher = real_array(teacher, "teacher", "(d,)")
+        if self.teacher.ndim != 1 or not self.teacher.any():
             raise ValueError(f"teacher has shape {self.teacher.shape}: give a vector that is finite and not zero")
-        if patches != int(patches) or patches < 1:
-            raise ValueError(f"patches = {patches}: must be an integer, at least 1")
         self.teacher.setflags(write=False)
-        self.network = SharedFilter(self.teacher.size, int(patches))
+        self.network = SharedFilter(self.teacher.size, whole(patches, "patches"))
         self.loss = "population square loss, mean over Gaussian inputs"
         self.x, self.y = np.zeros((0, self.network.input_size)), np.zeros((0, 1))
         self.decay, self.backend, self.device = 0.0, "population", "cpu"

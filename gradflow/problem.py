@@ -225,12 +225,17 @@ class Problem:
     def flatten(self, layers) -> np.ndarray:
         """Flat theta (P,) from a dict of named arrays, the inverse of :meth:`layers`."""
         shapes = self.network.shapes
+        if not hasattr(layers, "keys"):
+            raise TypeError(f"layers of type {type(layers).__name__}: give a dict of arrays by name, {list(shapes)}")
         missing, foreign = shapes.keys() - layers.keys(), layers.keys() - shapes.keys()
         if missing or foreign:
             raise ValueError(f"layers: missing {sorted(missing)}, unknown {sorted(foreign)}; need {list(shapes)}")
         blocks = []
         for name, shape in shapes.items():
-            block = np.asarray(layers[name], dtype=np.float64)
+            try:
+                block = np.asarray(outside_torch(layers[name]), dtype=np.float64)
+            except (TypeError, ValueError):
+                raise TypeError(f"layer {name} = {layers[name]!r}: give numbers of shape {shape}") from None
             if block.shape[block.ndim - len(shape) :] != shape or block.ndim > len(shape) + 1:
                 runs = ", ".join(map(str, shape))
                 raise ValueError(f"layer {name} has shape {block.shape}: must be {shape}, or (runs, {runs})")

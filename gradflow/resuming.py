@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradflow.arguments import finite
+from gradflow.arguments import finite, positive
 from gradflow.calling import checked_end, most_gradients, sequence_of
 from gradflow.loop import Interrupt, drive
 from gradflow.running import make_trajectory, plan_of, stepper_at
@@ -20,6 +20,8 @@ def extend(trajectory: Trajectory, t_end: float, **changes) -> Trajectory:
     allowed = {"stop", "save_at", "max_gradients", "max_seconds", "progress"}
     if changes.keys() - allowed:
         raise TypeError(f"extend: unknown arguments {sorted(changes.keys() - allowed)}; known are {sorted(allowed)}")
+    if "max_seconds" in changes:
+        changes["max_seconds"] = positive(changes["max_seconds"], "max_seconds")
     if trajectory.clocked is not None:
         from gradflow.clocks.again import extended
 

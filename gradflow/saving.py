@@ -42,7 +42,7 @@ def checked_grids(record) -> dict:
     if record is not None and not hasattr(record, "items"):
         raise TypeError(f"record = {record!r}: must be a dict, name -> function f(problem, theta)")
     for name, given in (record or {}).items():
-        function, grid = given if isinstance(given, tuple) else (given, None)
+        function, grid = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
         if not callable(function):
             raise TypeError(f"record {name!r}: must be a function f(problem, theta), or (function, grid)")
         checked[str(name)] = (function, grid)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.arguments import all_finite, positive
+from gradflow.arguments import all_finite, flag, positive
 from gradflow.batch import checked_ensemble, simulate_batch
 from gradflow.calling import (
     absolute_tolerance,
@@ -168,10 +168,10 @@ def simulate(
         "rtol": checked_rtol(rtol),
         "atol": checked_atol(atol),
         "at_branch": checked_branch(at_branch),
-        "conserve": bool(conserve),
+        "conserve": flag(conserve, "conserve"),
         "t_start": float(t_start),
         "max_seconds": np.inf if max_seconds is None else positive(max_seconds, "max_seconds"),
-        "progress": progress,
+        "progress": None if progress is None else flag(progress, "progress"),
     }
     arguments["kinks"], arguments["kink_note"] = treatment_of_kinks(problem, dynamics, arguments["solver"], kinks)
     arguments["max_gradients"] = most_gradients(arguments, max_gradients)

@@ -64,6 +64,11 @@ def sweep(function: Callable[..., Any], measures: Any = (), /, **settings: Any):
     if not swept or not all(swept.values()):
         empty = ", ".join(name for name, values in swept.items() if not values)
         raise ValueError(f"{empty or 'no setting'} has several values: give a list of at least one for what is swept")
+    if not callable(function):
+        raise TypeError(f"function = {function!r}: give a function of the settings {', '.join(swept)}")
+    named = measures.values() if isinstance(measures, dict) else measures
+    if not (np.iterable(named) and all(callable(measure) for measure in named)):
+        raise TypeError(f"measures = {measures!r}: give a sequence of functions (problem, theta), or a dict of them")
     chosen = measures if isinstance(measures, dict) else {measure.__name__: measure for measure in measures}
     points = [dict(zip(swept, point, strict=True)) for point in product(*swept.values())]
     with interrupts_raise():
@@ -119,7 +124,10 @@ def _named(result, measures: dict, axis: str, shared: set[str]) -> dict[str, tup
     named = {}
     for name, value in (result if isinstance(result, dict) else {"value": result}).items():
         dims, array = value if isinstance(value, tuple) else (None, value)
-        array = np.asarray(array, dtype=float)
+        try:
+            array = np.asarray(array, dtype=float)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} = {array!r}: the function must return a Trajectory, numbers or arrays") from None
         dims = tuple(f"{name}_{axis}" for axis in range(array.ndim)) if dims is None else dims
         named[name] = ((dims,) if isinstance(dims, str) else tuple(dims), array)
     return named

@@ -34,7 +34,7 @@ def set_threads(count: int | None) -> None:
     global _threads
     if count is not None and not isinstance(count, Real):
         raise TypeError(f"count = {count!r}: must be a number of threads, or None for one per core")
-    if count is not None and (count != int(count) or count < 1):
+    if count is not None and not (count >= 1 and float(count).is_integer()):
         raise ValueError(f"count = {count!r}: the number of threads must be an integer, at least 1, or None")
     _threads = count
 

@@ -208,3 +208,55 @@ def test_folders_and_ends_that_are_none(run, tmp_path):
         run.extend(np.nan)
     with pytest.raises(ValueError, match="must be later than the end so far, 1"):
         run.extend(0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "said"),
+    [
+        (lambda: gf.FullyConnected([3, 1], skips=3), TypeError, r"skips = 3: give a sequence of gf\.Skip"),
+        (lambda: gf.FullyConnected([3, 1], skips=[3]), TypeError, r"skips = \[3\]"),
+        (lambda: gf.FullyConnected([3, 1], skips=[gf.Skip("a", 1)]), TypeError, "skip from layer 'a' to 1"),
+        (lambda: gf.ResidualLinear(1.5, 3), TypeError, "depth = 1.5: must be an integer"),
+        (lambda: gf.ResidualLinear(2, 3, "a"), TypeError, "readout of type str"),
+        (lambda: gf.Convolutional([1, 4, 4], ["a"]), TypeError, "a channel count = 'a'"),
+        (lambda: gf.Convolutional([1, 4, 4], [2], kernel_size="a"), TypeError, "kernel_size = 'a'"),
+        (lambda: gf.Activation("leaky_relu", np.nan), ValueError, "slope = nan: must be finite"),
+        (lambda: gf.FromModule(torch.nn.Linear(3, 1), "a"), TypeError, "an entry of input_shape = 'a'"),
+        (lambda: gf.Problem(LINEAR, SQUARE, X, Y).flatten(3), TypeError, "layers of type int: give a dict"),
+        (lambda: gf.Problem(LINEAR, SQUARE, X, Y).flatten({"W1": "a"}), TypeError, "layer W1 = 'a': give numbers"),
+        (lambda: gf.data.gaussian(3, 2, seed="a"), TypeError, "seed = 'a': give an integer"),
+        (lambda: gf.data.digits(seed=-1), ValueError, "seed = -1: give an integer of at least 0"),
+        (lambda: gf.data.digits(classes=0), TypeError, "classes = 0: give a sequence of classes"),
+        (lambda: gf.data.gaussian(3, 2, spectrum="a"), TypeError, "spectrum = 'a': give numbers"),
+        (lambda: gf.data.clouds(3, 2, 3, spread="a"), TypeError, "spread = 'a': must be a number"),
+        (lambda: gf.data.teacher_weights("a"), TypeError, "network = 'a': give a network"),
+        (lambda: gf.data.unit_rows([1.0]), ValueError, r"x has shape \(1,\): give inputs \(n, d\)"),
+        (lambda: gf.LossBelow("a"), TypeError, "level = 'a': must be a number"),
+        (lambda: gf.LossBelow(log10="a"), TypeError, "log10 = 'a': must be a number"),
+        (lambda: gf.ExcessLossBelow("a"), TypeError, "level = 'a': must be a number"),
+        (lambda: gf.Event("a", print, terminal="x"), TypeError, "terminal = 'x': must be True or False"),
+        (lambda: on_start(events=gf.Event("a", lambda *_: "x")), TypeError, "'a': the function returned 'x'"),
+        (lambda: on_start(record={"a": (gf.measure.loss, 3, 4)}), TypeError, r"or \(function, grid\)"),
+        (lambda: on_start(conserve="no"), TypeError, "conserve = 'no': must be True or False"),
+        (lambda: on_start(progress="no"), TypeError, "progress = 'no': must be True or False"),
+        (lambda: on_start().extend(2.0, max_seconds="a"), TypeError, "max_seconds = 'a': must be a number"),
+        (lambda: gf.GradientFlow("a"), TypeError, "rates of type str"),
+        (lambda: gf.WeightNormFlow(scale_rate=["a"]), TypeError, "scale_rate of type list"),
+        (lambda: gf.WeightNormFlow(direction_rate=[1, 2]), TypeError, r"direction_rate = \[1, 2\]: must be a number"),
+        (lambda: gf.Momentum(0.1, beta="a"), TypeError, "beta = 'a': must be a number"),
+        (lambda: gf.Momentum(0.1, nesterov="a"), TypeError, "nesterov = 'a': must be True or False"),
+        (lambda: gf.compare(on_start(), 3), TypeError, "runs of type int"),
+        (lambda: gf.sweep(3, a=[1]), TypeError, "function = 3: give a function of the settings a"),
+        (lambda: gf.sweep(lambda a: a, 3, a=[1]), TypeError, "measures = 3: give a sequence of functions"),
+        (lambda: gf.sweep(lambda a: "x", a=[1]), TypeError, "value = 'x': the function must return"),
+        (lambda: gf.set_threads(np.nan), ValueError, "count = nan"),
+        (lambda: gf.population.ConvolutionalPopulation([1.0], "a"), TypeError, "patches = 'a'"),
+        (lambda: gf.measure.drift(gf.Problem(LINEAR, SQUARE, X, Y), FLOW), TypeError, "trajectory of type Problem"),
+        (lambda: gf.measure.dissipation(None), TypeError, "trajectory of type NoneType"),
+        (lambda: gf.measure.rank_tail(gf.Problem(LINEAR, SQUARE, X, Y), np.ones(4), -1), ValueError, "rank = -1"),
+        (lambda: gf.measure.invariant_names(gf.Problem(LINEAR, SQUARE, X, Y), Y), TypeError, "rates of type ndarray"),
+    ],
+)
+def test_names_of_the_reference_say_what_is_wrong(call, kind, said):
+    with pytest.raises(kind, match=said):
+        call()

@@ -5,6 +5,8 @@ import numbers
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gradflow.arguments import number, outside_torch
+
 
 def count(name: str, value: int, minimum: int = 1, maximum: int | None = None, reason: str = "") -> int:
     """Return an integer after checking that it is one and in range."""
@@ -19,7 +21,10 @@ def count(name: str, value: int, minimum: int = 1, maximum: int | None = None, r
 
 def finite(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Return the value as float64 after checking that it is finite and of the shape, if one is given."""
-    values = np.asarray(value, dtype=np.float64)
+    try:
+        values = np.asarray(outside_torch(value), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} = {value!r}: give numbers{f' of shape {shape}' if shape else ''}") from None
     if shape is not None and values.shape != shape:
         raise ValueError(f"{name} has shape {values.shape}: give shape {shape}")
     if not np.isfinite(values).all():
@@ -29,15 +34,23 @@ def finite(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) ->
 
 def not_negative(name: str, value: float) -> float:
     """Return a number after checking that it is finite and not negative."""
-    number = float(value)
-    if not (np.isfinite(number) and number >= 0):
+    given = number(value, name)
+    if not (np.isfinite(given) and given >= 0):
         raise ValueError(f"{name} = {value}: it must be finite and not negative; give {name} >= 0")
-    return number
+    return given
 
 
 def positive(name: str, value: float) -> float:
     """Return a number after checking that it is finite and positive."""
-    number = float(value)
-    if not (np.isfinite(number) and number > 0):
+    given = number(value, name)
+    if not (np.isfinite(given) and given > 0):
         raise ValueError(f"{name} = {value}: it must be finite and positive; give {name} > 0")
-    return number
+    return given
+
+
+def generator(seed) -> np.random.Generator:
+    """Return the generator of a seed, or the one that was given."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"seed = {seed!r}: give an integer of at least 0, or a numpy Generator") from None

@@ -9,7 +9,7 @@ is ``x @ (W2 @ W1).reshape(-1, 1)``, wrapped by `FromModule`.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradflow.data.checks import count, finite
+from gradflow.data.checks import count, finite, generator
 
 
 def low_rank_matrix(dim: int | tuple[int, int], rank: int, seed: int = 0, *, symmetric: bool = False) -> np.ndarray:
@@ -46,7 +46,7 @@ def low_rank_matrix(dim: int | tuple[int, int], rank: int, seed: int = 0, *, sym
     """
     rows, columns = _shape(dim)
     rank = count("rank", rank, maximum=min(rows, columns), reason=f"the matrix is {rows} x {columns}")
-    rng, _ = np.random.default_rng(seed).spawn(2)
+    rng, _ = generator(seed).spawn(2)
     left = rng.standard_normal((rows, rank))
     if not symmetric:
         return left @ rng.standard_normal((columns, rank)).T / np.sqrt(rows * columns)
@@ -96,7 +96,7 @@ def matrix_sensing(
     """
     n = count("n_measurements", n_measurements)
     target = _target(dim, rank, seed, matrix)
-    _, measurements = np.random.default_rng(seed).spawn(2)
+    _, measurements = generator(seed).spawn(2)
     x = measurements.standard_normal((n, target.size))
     return x, x @ target.reshape(-1, 1)
 
@@ -142,7 +142,7 @@ def matrix_completion(
     """
     target = _target(dim, rank, seed, matrix)
     n = count("n_observed", n_observed, maximum=target.size, reason=f"the matrix has only {target.size} entries")
-    _, positions = np.random.default_rng(seed).spawn(2)
+    _, positions = generator(seed).spawn(2)
     observed = np.zeros(target.size, dtype=bool)
     observed[positions.choice(target.size, n, replace=False)] = True
     return observed_entries(target, observed.reshape(target.shape))

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from gradflow.data.checks import count
+from gradflow.data.checks import count, generator
 
 LABELS = ("auto", "sign", "class", "onehot")
 INSTALL = "install the data sets with: pip install 'gradflow[data]'"
@@ -162,7 +162,7 @@ def diabetes(n: int | None = None, seed: int = 0, *, standardised: bool = True) 
     if standardised:
         x, y = _standardised(x), _standardised(y)
     n = len(x) if n is None else count("n", n, maximum=len(x), reason=f"there are only {len(x)} samples")
-    chosen = np.random.default_rng(seed).permutation(len(x))[:n]
+    chosen = generator(seed).permutation(len(x))[:n]
     return x[chosen], y[chosen]
 
 
@@ -245,6 +245,8 @@ def _choose(
     targets: np.ndarray, classes: Sequence[int] | None, n: int | None, seed: int, labels: str, known: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the chosen samples, shuffled, and their labels."""
+    if classes is not None and not np.iterable(classes):
+        raise TypeError(f"classes = {classes!r}: give a sequence of classes, such as (0, 1)")
     kept = list(known if classes is None else classes)
     for kind in kept:
         if kind not in known:
@@ -252,7 +254,7 @@ def _choose(
     if not kept or len(set(kept)) != len(kept):
         raise ValueError(f"classes = {classes!r}: give at least one class, and none twice")
     _require_labels(labels, len(kept))
-    order = np.random.default_rng(seed).permutation(len(targets))
+    order = generator(seed).permutation(len(targets))
     members = [order[targets[order] == kind] for kind in kept]
     available = sum(map(len, members))
     if n is not None:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.data.checks import count, finite
+from gradflow.data.checks import count, finite, generator
 
 
 class SparseMeasurements(NamedTuple):
@@ -64,7 +64,7 @@ def sparse_measurements(n: int, d: int, nonzeros: int, seed: int = 0, *, value: 
     """
     n, d = count("n", n), count("d", d)
     nonzeros = count("nonzeros", nonzeros, maximum=d, reason=f"the vector has only d = {d} entries")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     x, vector = rng.standard_normal((n, d)) / np.sqrt(n), np.zeros(d)
     vector[rng.choice(d, nonzeros, replace=False)] = finite("value", value)
     return SparseMeasurements(x, (x @ vector)[:, None], vector)

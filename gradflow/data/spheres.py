@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gradflow.data.checks import count
+from gradflow.data.checks import count, finite, generator
 
 
 def unit_inputs(n: int, d: int, seed: int | np.random.Generator = 0) -> np.ndarray:
@@ -31,7 +31,7 @@ def unit_inputs(n: int, d: int, seed: int | np.random.Generator = 0) -> np.ndarr
     >>> x.shape, np.linalg.norm(x, axis=1).round(12).tolist()
     ((5, 3), [1.0, 1.0, 1.0, 1.0, 1.0])
     """
-    return unit_rows(np.random.default_rng(seed).standard_normal((count("n", n), count("d", d))))
+    return unit_rows(generator(seed).standard_normal((count("n", n), count("d", d))))
 
 
 def random_labels(n: int, d: int, classes: int, seed: int | np.random.Generator = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ def random_labels(n: int, d: int, classes: int, seed: int | np.random.Generator 
     >>> y.shape, y.sum(1).tolist()
     ((5, 2), [1.0, 1.0, 1.0, 1.0, 1.0])
     """
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     x = unit_inputs(n, d, rng)
     return x, np.eye(count("classes", classes))[rng.integers(0, classes, n)]
 
@@ -155,7 +155,9 @@ def unit_rows(x) -> np.ndarray:
     >>> unit_rows([[3.0, 4.0], [0.0, -2.0]]).tolist()
     [[0.6, 0.8], [0.0, -1.0]]
     """
-    x = np.asarray(x, dtype=float)
+    x = finite("x", x)
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {x.shape}: give inputs (n, d)")
     sizes = np.linalg.norm(x, axis=1, keepdims=True)
     if not sizes.all():
         raise ValueError(f"input {int(np.argmin(sizes))} is zero, so it has no direction: leave it out")

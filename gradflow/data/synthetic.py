@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradflow.data.checks import count, finite, not_negative, positive
+from gradflow.data.checks import count, finite, generator, not_negative, positive
 
 
 def gaussian(
@@ -53,7 +53,7 @@ def gaussian(
     """
     n, d, outputs = count("n", n), count("d", d), count("outputs", outputs)
     noise = not_negative("noise", noise)
-    inputs, errors, weights = np.random.default_rng(seed).spawn(3)
+    inputs, errors, weights = generator(seed).spawn(3)
     x = inputs.standard_normal((n, d))
     if spectrum is not None:
         eigenvalues = finite("spectrum", spectrum, (d,))
@@ -102,7 +102,9 @@ def teacher_weights(network, seed: int = 0, scale: float = 1.0) -> np.ndarray:
     (16,)
     """
     scale = not_negative("scale", scale)
-    weights = np.random.default_rng(seed).spawn(3)[2]
+    if not hasattr(network, "shapes"):
+        raise TypeError(f"network = {network!r}: give a network such as gf.DeepLinear([3, 4, 1])")
+    weights = generator(seed).spawn(3)[2]
     layers = [
         scale * weights.standard_normal(shape).ravel() / np.sqrt(np.prod(shape[1:]))
         for shape in network.shapes.values()
@@ -171,7 +173,7 @@ def teacher_student(
     ends = np.cumsum([int(np.prod(shape)) for shape in network.shapes.values()])[:-1]
     parts = np.split(flat, ends)
     layers = {name: part.reshape(shape) for (name, shape), part in zip(network.shapes.items(), parts, strict=True)}
-    inputs, errors, _ = np.random.default_rng(seed).spawn(3)
+    inputs, errors, _ = generator(seed).spawn(3)
     x = inputs.standard_normal((n, d))
     y = np.asarray(network.forward(layers, x), dtype=np.float64).reshape(n, -1)
     return x, y + noise * errors.standard_normal(y.shape)
@@ -226,7 +228,7 @@ def separable(
     """
     n, d = count("n", n), count("d", d)
     margin, spread = positive("margin", margin), positive("spread", spread)
-    points, direction = np.random.default_rng(seed).spawn(2)
+    points, direction = generator(seed).spawn(2)
     axis = direction.standard_normal(d) if separator is None else finite("separator", separator, (d,))
     length = np.linalg.norm(axis)
     if length == 0:
@@ -279,7 +281,7 @@ def clouds(
     ((5, 3), [0, 1, 0, 1, 0], True)
     """
     n, d, classes, spread = count("n", n), count("d", d), count("classes", classes), not_negative("spread", spread)
-    rng, y = np.random.default_rng(seed), np.arange(n) % classes
+    rng, y = generator(seed), np.arange(n) % classes
     return (rng.standard_normal((classes, d))[y] + spread * rng.standard_normal((n, d))) / np.sqrt(d), y
 
 
@@ -319,7 +321,7 @@ def nearly_orthogonal(n: int, d: int, seed: int = 0, *, overlap: float = 0.01) -
     d = count("d", d)
     n = count("n", n, maximum=d, reason=f"there are no more than d = {d} nearly orthogonal vectors")
     overlap = not_negative("overlap", overlap)
-    rng = np.random.default_rng(seed).spawn(1)[0]
+    rng = generator(seed).spawn(1)[0]
     upper = np.triu(rng.standard_normal((n, n)), 1)
     frame = orthonormal(rng, d, n)
     y = rng.permutation(np.where(np.arange(n) % 2 == 0, 1.0, -1.0))[:, None]
@@ -388,7 +390,7 @@ def whitened_modes(
     d = count("input_size", modes if input_size is None else input_size, minimum=modes)
     k = count("output_size", modes if output_size is None else output_size, minimum=modes)
     n = count("samples", d if samples is None else samples, minimum=d)
-    rng = np.random.default_rng(seed).spawn(1)[0]
+    rng = generator(seed).spawn(1)[0]
     x = np.sqrt(n) * orthonormal(rng, n, d)
     left, right = orthonormal(rng, k, modes), orthonormal(rng, d, modes)
     return x, (x @ right * values) @ left.T

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gradflow.arguments import checked_seed, flag, positive, whole
+from gradflow.arguments import checked_seed, flag, number, positive, whole
 from gradflow.dynamics.flow import Flow, GradientFlow
 from gradflow.dynamics.groups import layout, partition
 from gradflow.dynamics.normalized import LMFlow
@@ -191,7 +191,8 @@ class Momentum(Discrete):
 
     def __post_init__(self):
         self._check_step()
-        if not 0 <= self.beta < 1:
+        flag(self.nesterov, "nesterov")
+        if not 0 <= number(self.beta, "beta") < 1:
             raise ValueError(f"beta = {self.beta}: the momentum must lie in [0, 1)")
 
     @property

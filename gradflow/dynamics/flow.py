@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 
 import numpy as np
 
-from gradflow.arguments import finite
+from gradflow.arguments import finite, real_array
 from gradflow.kernels.calls import call
 
 
@@ -172,7 +172,7 @@ class GradientFlow(Flow):
     def __post_init__(self):
         if self.rates is None or isinstance(self.rates, dict):
             return
-        object.__setattr__(self, "rates", tuple(np.asarray(self.rates, dtype=float).ravel().tolist()))
+        object.__setattr__(self, "rates", tuple(real_array(self.rates, "rates", "(P,)").ravel().tolist()))
 
     @property
     def compiled(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.arguments import positive
+from gradflow.arguments import not_negative, positive, real_array, whole
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ def relaxed_splitting(
     """
     strength, coupling = positive(strength, "strength"), positive(coupling, "coupling")
     step, threshold = positive(step, "step"), strength / coupling
-    w = np.array(start, dtype=np.float64)
+    tolerance, max_steps = not_negative(tolerance, "tolerance"), whole(max_steps, "max_steps")
+    if not hasattr(penalty, "prox"):
+        raise TypeError(f"penalty = {penalty!r}: give one of gf.penalties, such as gf.penalties.L1()")
+    w = real_array(start, "start", "(d,)")
     if w.ndim != 1 or not np.linalg.norm(w) > 0:
         raise ValueError(f"start has shape {w.shape}: give a vector that is not zero")
     w /= np.linalg.norm(w)

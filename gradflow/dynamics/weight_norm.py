@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradflow.arguments import flag, not_negative, real_array
 from gradflow.dynamics.flow import Flow
 from gradflow.dynamics.groups import checked_kind, layout, norms, spread
 from gradflow.kernels.calls import call
@@ -48,12 +49,13 @@ class WeightNormFlow(Flow):
 
     def __post_init__(self):
         checked_kind(self.groups)
-        if np.ndim(self.scale_rate):  # pyright: ignore[reportArgumentType]
-            object.__setattr__(self, "scale_rate", tuple(float(rate) for rate in self.scale_rate))  # pyright: ignore[reportGeneralTypeIssues]
-        for name in ("scale_rate", "direction_rate"):
-            rates = np.asarray(getattr(self, name), dtype=float)
-            if not (np.isfinite(rates).all() and (rates >= 0).all()):
-                raise ValueError(f"{name} = {getattr(self, name)}: must be finite, at least 0")
+        rates = real_array(self.scale_rate, "scale_rate", "(G,)")
+        if rates.ndim > 1 or (rates < 0).any():
+            raise ValueError(f"scale_rate = {self.scale_rate}: must be one number or (G,), at least 0")
+        if rates.ndim:
+            object.__setattr__(self, "scale_rate", tuple(rates.tolist()))
+        not_negative(self.direction_rate, "direction_rate")
+        flag(self.unit_start, "unit_start")
 
     @property
     def compiled(self) -> bool:

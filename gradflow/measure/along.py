@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gradflow.measure.runs import checked_run
+
 
 def time_integral(trajectory, function: Callable) -> float | np.ndarray:
     r"""Integral :math:`\int f(\theta(t))\,dt` of a measure over the saved times of a run.
@@ -30,6 +32,7 @@ def time_integral(trajectory, function: Callable) -> float | np.ndarray:
     >>> bool(abs(gf.measure.time_integral(run, lambda problem, theta: 2 - theta[0]) - run.end[0]) < 1e-7)
     True
     """
+    checked_run(trajectory)
     value = simpson(trajectory.t, trajectory.measure(function))
     return value if np.ndim(value) else float(value)
 
@@ -73,6 +76,7 @@ def step_lengths(trajectory, *, relative: bool = True, mean_over: int = 1) -> np
     >>> gf.measure.step_lengths(run, mean_over=2).round(6).tolist()
     [0.333333]
     """
+    checked_run(trajectory)
     theta = trajectory.theta
     lengths = np.linalg.norm(np.diff(theta, axis=0), axis=1)
     lengths = lengths / np.linalg.norm(theta[:-1], axis=1) if relative else lengths
@@ -106,6 +110,7 @@ def drift(trajectory, flow) -> dict[str, np.ndarray]:
     >>> round(float(gf.measure.drift(run, gf.GradientFlow())["layer 1"][-1]), 6)
     0.016875
     """
+    checked_run(trajectory)
     problem = trajectory.problem
     flow = flow.prepared(problem, trajectory.theta[0])
     states = np.full((trajectory.t.size, flow.pack(problem, trajectory.theta[0]).size), np.nan)

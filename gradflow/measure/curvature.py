@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.arguments import whole
 from gradflow.measure.layers import effective_map, weights
 from gradflow.measure.runs import per_run
 from gradflow.networks import DeepLinear
@@ -57,7 +58,7 @@ def hessian_eigenpairs(
     ([8.0], [[0.0, 1.0]])
     """
     theta = _single(problem, theta)
-    if not 1 <= count <= problem.size:
+    if not 1 <= whole(count, "count") <= problem.size:
         raise ValueError(f"count = {count}: must be between 1 and the number of parameters, {problem.size}")
     if which not in ENDS:
         raise ValueError(f"which = {which!r}: choose one of {', '.join(ENDS)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.measure.runs import checked_run
+
 
 def dissipation(trajectory) -> float:
     r"""Dissipated part of the objective, :math:`\int |\dot s|^2 dt` over the saved times of a run, s its state.
@@ -41,6 +43,7 @@ def dissipation(trajectory) -> float:
     from gradflow.measure.along import simpson
     from gradflow.steppers.choose import make_field
 
+    checked_run(trajectory)
     problem, dynamics = trajectory.problem, trajectory.dynamics
     if dynamics.discrete:
         raise TypeError(f"{dynamics!r} is a discrete rule: only a flow dissipates; give a run of gf.GradientFlow()")

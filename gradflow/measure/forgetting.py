@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gradflow.arguments import whole
 from gradflow.dynamics.discrete import GD
 from gradflow.dynamics.flow import GradientFlow
 from gradflow.measure.layers import layer_norms, unseen
 from gradflow.measure.rank import numerical_rank, rank_tail
+from gradflow.measure.runs import checked_run
 
 
 class Forgetting(NamedTuple):
@@ -78,11 +80,12 @@ def forgetting(trajectory, steps: int, *, tolerance: float = 1e-10) -> Forgettin
     >>> gf.measure.forgetting(run, 2).rank.tolist()
     [2.0, 2.0]
     """
+    checked_run(trajectory)
     rule, problem = trajectory.dynamics, trajectory.problem
     if not (isinstance(rule, GD) and isinstance(rule.flow, GradientFlow) and rule.flow.rates is None):
         raise TypeError(f"a run of {rule}: must be one of gf.GD or gf.SGD along the plain gradient flow")
     t = trajectory.t
-    if not 1 <= steps < t.size or not np.allclose(np.diff(t[-1 - steps :]), rule.step, rtol=1e-6):
+    if not 1 <= whole(steps, "steps") < t.size or not np.allclose(np.diff(t[-1 - steps :]), rule.step, rtol=1e-6):
         raise ValueError(f"the last {steps} steps of {rule.step:g} must all be saved: give save_at as many points")
     batch = min(getattr(rule, "batch_size", problem.n), problem.n)
     left = (1 - 2 * rule.step * problem.decay) ** steps * trajectory.theta[-1 - steps]
@@ -149,6 +152,7 @@ def unseen_decay(trajectory) -> UnseenDecay:
     >>> gf.measure.unseen_decay(run).size.tolist()
     [1.0, 0.5, 0.25]
     """
+    checked_run(trajectory)
     rule, problem = trajectory.dynamics, trajectory.problem
     flow = rule.flow if isinstance(rule, GD) else rule
     if not (isinstance(flow, GradientFlow) and flow.rates is None):

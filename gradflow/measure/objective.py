@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradflow.arguments import positive
 from gradflow.measure.runs import per_run
 
 
@@ -82,6 +83,6 @@ def gradient_error(problem, theta, step: float = 1e-5) -> float | np.ndarray:
     >>> gf.measure.gradient_error(problem, problem.init()) < 1e-8
     True
     """
-    shifts = step * np.eye(theta.size)
+    shifts = positive(step, "step") * np.eye(theta.size)
     differences = (problem.value(theta + shifts) - problem.value(theta - shifts)) / (2 * step)
     return np.abs(problem.gradient(theta) - differences).max()

@@ -195,6 +195,8 @@ def rank_tail(problem, theta, rank, layer=None) -> float | np.ndarray:
     >>> gf.measure.rank_tail(problem, np.array([4.0, 0.0, 0.0, 3.0, 0.6, 0.8]), 1).round(12).tolist()
     [0.6, 0.0]
     """
+    if not (isinstance(rank, int | np.integer) and rank >= 0):
+        raise ValueError(f"rank = {rank!r}: must be an integer, at least 0")
 
     def tail(values):
         return _quotient(np.linalg.norm(values[..., rank:], axis=-1), np.linalg.norm(values, axis=-1))

@@ -8,6 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.trajectory import Trajectory
+
+
+def checked_run(trajectory) -> None:
+    """Raise unless it is a trajectory."""
+    if not isinstance(trajectory, Trajectory):
+        raise TypeError(f"trajectory of type {type(trajectory).__name__}: give a run of gf.simulate(...)")
+
 
 def per_run(measure: Callable[..., Any]) -> Callable[..., Any]:
     """Let a measure of theta (P,) take (runs, P) too, its values stacked along a first axis; a number is a float."""
