@@ -64,9 +64,13 @@ class Batch:
     """
 
     def __init__(self, trajectories: Sequence[Trajectory]):
+        if not isinstance(trajectories, Made) and not (
+            isinstance(trajectories, Sequence) and all(isinstance(run, Trajectory) for run in trajectories)
+        ):
+            raise TypeError(f"trajectories of type {type(trajectories).__name__}: give a list of runs of gf.simulate")
         if not trajectories:
             raise ValueError("a batch needs at least one run")
-        self.trajectories = trajectories
+        self.trajectories: Sequence[Trajectory] = trajectories
 
     def __len__(self) -> int:
         return len(self.trajectories)

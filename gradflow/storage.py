@@ -7,12 +7,14 @@ import math
 import os
 import re
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradflow.config import from_config, is_custom, to_config, what_differs
+from gradflow.dynamics.flow import Flow
 from gradflow.events import Crossing
 from gradflow.status import Status
 from gradflow.steppers.choose import Exact, FixedStep, Named
@@ -94,7 +96,17 @@ def load(path, problem=None, dynamics=None) -> Trajectory:
         raise ValueError(f"{path} holds a batch: read it by gf.Batch.load")
     if attributes.get("format") != FORMAT:
         raise ValueError(f"{path} is not a trajectory of this library (format {attributes.get('format')!r})")
-    return _trajectory(arrays, attributes, problem, dynamics, path)
+    with _damage_told(path):
+        return _trajectory(arrays, attributes, problem, dynamics, path)
+
+
+@contextmanager
+def _damage_told(path):
+    """What a file lacks, as an error that names it."""
+    try:
+        yield
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} was changed, or not written whole: {type(error).__name__} {error}") from error
 
 
 def load_batch(path, problem=None, dynamics=None) -> list[Trajectory]:
@@ -111,6 +123,12 @@ def load_batch(path, problem=None, dynamics=None) -> list[Trajectory]:
         raise ValueError(f"{path} holds one trajectory: read it by gf.Trajectory.load")
     if attributes.get("format") != BATCH_FORMAT:
         raise ValueError(f"{path} is not a batch of this library (format {attributes.get('format')!r})")
+    with _damage_told(path):
+        return _runs(stored, problem, dynamics, path)
+
+
+def _runs(stored: dict, problem, dynamics, path) -> list[Trajectory]:
+    """Trajectories of what a file holds of a batch."""
     values = {name: array.ravel() for name, array in stored.items()}
     begin, runs = dict.fromkeys(values, 0), []
     for run, kinds in enumerate(stored["arrays"]):
@@ -142,8 +160,10 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 def _trajectory(data: dict, texts: dict, problem, dynamics, path) -> Trajectory:
     """Trajectory of what a file holds of a run."""
     config, said = json.loads(texts["config"]), json.loads(texts["run"])
-    problem = problem if problem is not None else _problem(data, config, path)
-    dynamics = dynamics if dynamics is not None else _dynamics(config, path)
+    problem = _problem(data, config, path) if problem is None else _checked_problem(problem, data, config, path)
+    dynamics = _dynamics(config, path) if dynamics is None else dynamics
+    if not isinstance(dynamics, Flow):
+        raise TypeError(f"dynamics = {dynamics!r}: must be a dynamics such as gf.GradientFlow()")
     records = {name: Record(data[f"record_t_{i}"], data[f"record_{i}"]) for i, name in enumerate(said["records"])}
     columns = (data[f"event_{name}"] for name in ("t", "theta", "log10_t"))
     events = [
@@ -245,6 +265,19 @@ def _problem(data, config, path):
         )
     loss = from_config(config["loss"])
     return Problem(from_config(config["network"]), loss, data["x"], data["y"], decay=config["decay"])
+
+
+def _checked_problem(problem, data, config, path):
+    """The problem that was given, if it is the one of the file as far as that can tell."""
+    if not hasattr(problem, "checked"):
+        raise TypeError(f"problem = {problem!r}: must be a gf.Problem(network, loss, x, y)")
+    for name in ("network", "loss"):
+        own = getattr(problem, name)
+        if not is_custom(config[name]) and to_config(own) != config[name]:
+            raise ValueError(f"problem: its {name} is {own}, and that of {path} another; leave problem out")
+    if not (np.array_equal(problem.x, data["x"]) and np.array_equal(problem.y, data["y"])):
+        raise ValueError(f"problem: its data are not those of {path}; give the problem that was run")
+    return problem
 
 
 def _dynamics(config, path):

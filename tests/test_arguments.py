@@ -252,6 +252,8 @@ def test_folders_and_ends_that_are_none(run, tmp_path):
         (lambda: gf.set_threads(np.nan), ValueError, "count = nan"),
         (lambda: gf.population.ConvolutionalPopulation([1.0], "a"), TypeError, "patches = 'a'"),
         (lambda: gf.measure.drift(gf.Problem(LINEAR, SQUARE, X, Y), FLOW), TypeError, "trajectory of type Problem"),
+        (lambda: gf.plots.colours(3), TypeError, "dynamics = 3: must be a dynamics"),
+        (lambda: gf.plots.kinks(3), TypeError, "trajectory of type int"),
         (lambda: gf.measure.dissipation(None), TypeError, "trajectory of type NoneType"),
         (lambda: gf.measure.rank_tail(gf.Problem(LINEAR, SQUARE, X, Y), np.ones(4), -1), ValueError, "rank = -1"),
         (lambda: gf.measure.invariant_names(gf.Problem(LINEAR, SQUARE, X, Y), Y), TypeError, "rates of type ndarray"),

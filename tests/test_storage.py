@@ -100,6 +100,40 @@ def test_files_that_are_not_ours_or_cut_short_are_refused(tmp_path):
         a_run().save(tmp_path / "missing" / "run.nc")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data.drop_vars("states"), "KeyError 'states'"),
+        (lambda data: data.assign_attrs(config="{"), "JSONDecodeError"),
+        (lambda data: data.assign_attrs(run="{}"), "KeyError 'records'"),
+    ],
+)
+def test_files_that_were_changed_are_refused(tmp_path, change, said):
+    import xarray
+
+    a_run().save(tmp_path / "run.nc")
+    with xarray.open_dataset(tmp_path / "run.nc", engine="h5netcdf", decode_times=False) as data:
+        change(data.load()).to_netcdf(tmp_path / "changed.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match=f"was changed, or not written whole: {said}"):
+        gf.Trajectory.load(tmp_path / "changed.nc")
+
+
+def test_what_a_file_is_given_must_fit_it(tmp_path):
+    run = a_run()
+    run.save(tmp_path / "run.nc")
+    assert gf.Trajectory.load(tmp_path / "run.nc", problem=run.problem).problem is run.problem
+    with pytest.raises(TypeError, match="problem = 3: must be a gf.Problem"):
+        gf.Trajectory.load(tmp_path / "run.nc", problem=3)
+    with pytest.raises(TypeError, match="dynamics = 3: must be a dynamics"):
+        gf.Trajectory.load(tmp_path / "run.nc", dynamics=3)
+    with pytest.raises(ValueError, match="problem: its network is fully connected"):
+        gf.Trajectory.load(tmp_path / "run.nc", problem=cases.make("tanh", "square"))
+    with pytest.raises(ValueError, match="problem: its data are not those of"):
+        gf.Trajectory.load(tmp_path / "run.nc", problem=cases.make("deep linear", "square", seed=1))
+    with pytest.raises(TypeError, match="trajectories of type Trajectory: give a list of runs"):
+        gf.Batch(run)
+
+
 def batch_of(runs, **options):
     problem = cases.make("deep linear", "square")
     starts = np.stack([cases.start(problem, seed) for seed in range(runs)])

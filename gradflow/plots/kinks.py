@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from gradflow.measure.runs import checked_run
 from gradflow.plots.look import BLUE, GREY, ORANGE, VERMILLION, style, subplots, time_axis
 from gradflow.plots.runs import loss
 
@@ -45,6 +46,7 @@ def kinks(trajectory):
     >>> [ax.get_ylabel() for ax in axes][:2]
     ['neuron', 'sliding']
     """
+    checked_run(trajectory)
     found = trajectory.kinks
     events = found.events
     figure, axes = subplots(3, 1, figsize=(5.2, 6.2), sharex=True, height_ratios=(2.2, 1.0, 1.2))

@@ -195,7 +195,10 @@ def time_axis(ax, runs) -> None:
 
 def kind_of(dynamics) -> tuple[str, str]:
     """Colour and name of a dynamics."""
-    colour, name = next((colour, name) for kind, colour, name in KINDS if isinstance(dynamics, kind))
+    found = next(((colour, name) for kind, colour, name in KINDS if isinstance(dynamics, kind)), None)
+    if found is None:
+        raise TypeError(f"dynamics = {dynamics!r}: must be a dynamics such as gf.GradientFlow()")
+    colour, name = found
     return colour, name or type(dynamics).__name__
 
 
