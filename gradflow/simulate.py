@@ -69,7 +69,7 @@ def simulate(
         For example ``gf.GradientFlow()``, ``gf.PolarFlow()``, ``gf.LMFlow()``, ``gf.GD(step=0.1)``.
     t_end : float or gf.at(...), optional
         End time, or end in another variable: ``gf.at(log10_t=50)``, ``gf.at(s=60)``; a discrete rule takes
-        floor((t_end - t_start)/step + 1e-9) steps. Needed unless `stop` is given.
+        floor((t_end - t_start)/step + 1e-9) steps, at least one. Needed unless `stop` is given.
     stop : stop or sequence of stops
         ``gf.LossBelow(1e-6)``, ``gf.ExcessLossBelow``, ``gf.GradientBelow``, ``gf.Stationary``; located on the dense
         output. For SGD every check costs a gradient on all samples.
@@ -110,7 +110,7 @@ def simulate(
         Whether states are put back on what the flow conserves (balance of layers, norms of neurons, unit directions;
         with decay on its known law): to 1e-14 of the size of its terms wherever a state is shown, over any horizon.
         The solver's path is put back every few accepted steps, for a fraction of their cost; each saved state costs
-        one way back. Without it, as with it, ``drift`` says how far they are.
+        one way back. ``drift`` says how far states are, with it or without.
     t_start : float
         Time of the start.
     max_gradients : int, optional
@@ -121,10 +121,9 @@ def simulate(
         Progress bar; by default where standard error is a terminal and the run takes more than two seconds.
     ensemble : {"auto", "lanes", "single"}
         How a batch is run. "single": each run as from a single start, bit for bit. "lanes": eight small plain flows
-        side by side in vector instructions, about three times as fast, with steps, status and counts of their own;
-        within 10 rtol of single runs, the same bits in any order and company; where torch computes the gradient, all
-        runs as one batch of tensors on the device of the problem. "auto": lanes from 64 runs on (torch: 8), where they
-        can do what is asked for and pay.
+        side by side in vector instructions, about three times as fast; within 10 rtol of single runs, the same bits in
+        any order and company; where torch computes the gradient, all runs as one batch of tensors on the device of the
+        problem. "auto": lanes from 64 runs on (torch: 8), where they can do what is asked for and pay.
 
     Returns
     -------
