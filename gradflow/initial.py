@@ -12,6 +12,7 @@ SCHEMES = (
     "gaussian",
     "xavier",
     "he",
+    "he-relu",
     "unit",
     "orthogonal",
     "identity",
@@ -32,13 +33,20 @@ def initial(network, x, y, *, scale=1.0, seed=0, scheme="gaussian", noise=0.0, b
         return _end_to_end(network, x, y, not_negative(scale, "scale"), rng, scheme)
     biases = [] if isinstance(network, Diagonal) else [n for n, shape in network.shapes.items() if len(shape) == 1]
     scales = iter(_scales(scale, len(network.shapes) - len(biases)))
+    gains = _gains(network) if scheme == "he-relu" else {}
     layers = {}
     for name, shape in network.shapes.items():
         if name in biases:
             layers[name] = bias * rng.standard_normal(shape) if bias else np.zeros(shape)
         else:
-            layers[name] = _block(shape, next(scales), rng, scheme, noise)
+            layers[name] = _block(shape, gains.get(name, 1.0) * next(scales), rng, scheme, noise)
     return layers
+
+
+def _gains(network) -> dict[str, float]:
+    """Square root of two for the weights that a relu follows."""
+    stages = network.stages if isinstance(network, Feedforward) else ()
+    return {f"W{l}": np.sqrt(2.0) for l, stage in enumerate(stages, 1) if stage.activation.name == "relu"}
 
 
 def _scales(scale, count):
@@ -55,7 +63,7 @@ def _block(shape, scale, rng, scheme, noise):
     rows, fan_in = (shape[0], int(np.prod(shape[1:]))) if len(shape) > 1 else (shape[0], 1)
     if scheme == "constant":
         return np.full(shape, float(scale))
-    if scheme == "gaussian":
+    if scheme in ("gaussian", "he-relu"):
         return rng.standard_normal(shape) * (scale / np.sqrt(fan_in))
     if scheme == "he":
         return rng.standard_normal(shape) * (scale * np.sqrt(2.0 / fan_in))

@@ -247,8 +247,8 @@ class Problem:
 
         One ``default_rng(seed)``, layers in order. Schemes:
 
-        - "gaussian": entries N(0, scale^2 / fan_in); "he": N(0, 2 scale^2 / fan_in);
-          "xavier": uniform on +-scale sqrt(6 / (fan_in + fan_out));
+        - "gaussian": entries N(0, scale^2 / fan_in); "he": N(0, 2 scale^2 / fan_in); "he-relu": as "he"
+          where a relu follows and as "gaussian" elsewhere; "xavier": uniform on +-scale sqrt(6 / (fan_in + fan_out));
         - "unit": Gaussian entries, divided so that every layer has the Frobenius norm scale;
         - "orthogonal": scale times a Haar matrix with orthonormal rows or columns;
         - "identity": scale times the identity, plus `noise` times N(0, 1); "constant": every entry is scale;

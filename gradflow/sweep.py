@@ -20,8 +20,8 @@ def sweep(function: Callable[..., Any], measures: Any = (), /, **settings: Any):
     Parameters
     ----------
     function : callable
-        Called with one value of each setting by name. Returns a Trajectory, or a number or an array, or a dict of them
-        by name; an array may come with the names of its dimensions, ``("t", run.loss)`` or
+        Called with one value of each setting by name. Returns a Trajectory, or a number or an array, or a dict or named
+        tuple of them; an array may come with the names of its dimensions, ``("t", run.loss)`` or
         ``(("t", "layer"), norms)``. An array that bears the name of its own dimension, ``"t": ("t", run.t)``, is its
         coordinate.
     measures : sequence of callables, or dict of them by name
@@ -122,6 +122,8 @@ def _named(result, measures: dict, axis: str, shared: set[str]) -> dict[str, tup
         kept = {name: values for name, values in _over_time(result).items() if name in shared}
         result = {name: ((axis, *(f"{name}_{k}" for k in range(1, v.ndim))), v) for name, v in kept.items()} | ends
     named = {}
+    as_dict = getattr(result, "_asdict", None)
+    result = result if as_dict is None else as_dict()
     for name, value in (result if isinstance(result, dict) else {"value": result}).items():
         dims, array = value if isinstance(value, tuple) else (None, value)
         try:

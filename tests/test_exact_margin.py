@@ -88,3 +88,12 @@ def test_wrong_arguments():
         exact.diagonal_at_margin(-1.0, [1.0], 1.0)
     with pytest.raises(ValueError, match="not zero"):
         exact.diagonal_at_margin(1.0, [0.0, 0.0], 1.0)
+
+
+def test_separators_of_several_mu_are_those_of_each():
+    mu = np.array([[1.0, 0.3, 1e-8], [40.0, 1e3, 0.02]])
+    together = exact.diagonal_max_margin(SAMPLES, mu)
+    assert together.shape == (2, 3, np.shape(SAMPLES)[1])
+    assert np.array_equal(together[1, 2], exact.diagonal_max_margin(SAMPLES, 0.02))
+    with pytest.raises(ValueError, match="mu"):
+        exact.diagonal_max_margin(SAMPLES, [1.0, 0.0])

@@ -29,6 +29,11 @@ def test_xavier_and_he_have_their_bounds_and_variances():
     assert bound * 0.999 < np.abs(layers["W1"]).max() <= bound
     _, layers = layers_of("he", wide)
     assert np.var(layers["W1"]) == pytest.approx(2 / 400, rel=0.02)
+    mixed = gf.FullyConnected([40, 50, 60, 1], ["relu", "linear"])
+    _, layers = layers_of("he-relu", mixed)
+    _, plain = layers_of("gaussian", mixed)
+    assert np.allclose(layers["W1"], np.sqrt(2) * plain["W1"], rtol=1e-15)
+    assert all(np.array_equal(layers[name], plain[name]) for name in ("W2", "W3"))
 
 
 def test_layers_have_scales_of_their_own_from_a_generator_given():

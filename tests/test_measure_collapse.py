@@ -115,7 +115,13 @@ def test_a_fixed_readout():
         np.testing.assert_allclose(function(fixed, w1.ravel()), function(trained, theta), rtol=1e-12)
 
 
-@pytest.mark.parametrize("function", [*ALL, measure.features])
+def test_all_four_at_once():
+    problem, theta = collapsed(3)
+    theta = theta + np.random.default_rng(5).standard_normal((2, theta.size))
+    assert np.array_equal(measure.collapse(problem, theta), np.stack([f(problem, theta) for f in ALL], axis=1))
+
+
+@pytest.mark.parametrize("function", [*ALL, measure.collapse, measure.features])
 def test_batch_is_one_by_one(function):
     problem, _ = collapsed(3)
     batch = np.random.default_rng(4).standard_normal((3, problem.size))

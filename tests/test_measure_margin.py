@@ -76,6 +76,21 @@ def test_normalised_margin_of_each_kind():
     np.testing.assert_allclose(by_theta, smallest / (theta @ theta), rtol=1e-12)
 
 
+def test_margin_over_the_norm_of_the_map_is_the_distance_from_the_hyperplane():
+    problem, theta = binary(DeepLinear([3, 4, 1]))
+    w = (problem.layers(theta)["W2"] @ problem.layers(theta)["W1"])[0]
+    distances = problem.y[:, 0] * (problem.x @ w) / np.sqrt(w @ w)
+    np.testing.assert_allclose(measure.margins(problem, theta, "map"), distances, rtol=1e-12)
+    both = measure.normalised_margin(problem, np.stack([theta, 2 * theta]), by="map")
+    np.testing.assert_allclose(both, distances.min(), rtol=1e-12)
+    diagonal, theta = binary(Diagonal(3, 3))
+    w = measure.effective_map(diagonal, theta)
+    distances = diagonal.y[:, 0] * (diagonal.x @ w) / np.sqrt(w @ w)
+    np.testing.assert_allclose(measure.margins(diagonal, theta, "map"), distances, rtol=1e-12)
+    with pytest.raises(ValueError, match="linear networks only"):
+        measure.margins(*binary(FullyConnected([3, 4, 1], "relu")), "map")
+
+
 @pytest.mark.parametrize("by", ["layers", "theta"])
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_margins_without_the_scale_are_those_of_the_scaled_network(by, outputs):

@@ -68,6 +68,8 @@ def test_gram_differences_are_balancedness_where_layers_are_linear_and_its_diago
     assert_allclose(-np.diag(differences["layer 1"]), balance["layer 1"], atol=1e-14)
     batch = gf.measure.gram_differences(problem, np.stack([theta, 2 * theta]))["layer 1"]
     assert_allclose(batch[1], 4 * differences["layer 1"])
+    since = gf.measure.gram_differences(problem, np.stack([theta, 2 * theta]), theta)["layer 1"]
+    assert_allclose(since, [0 * differences["layer 1"], 3 * differences["layer 1"]])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -82,6 +82,18 @@ def test_one_legend_serves_panels_with_the_same_lines():
     assert not any(ax.get_legend() for ax in axes)
 
 
+def test_a_legend_takes_up_lines_that_are_drawn_later():
+    problem = gf.Problem(gf.DeepLinear([2, 2, 2, 1]), gf.losses.Square(), np.eye(2), [1.0, -1.0])
+    run = gf.simulate(problem, problem.init(seed=1), gf.GradientFlow(), 1.0)
+    ax = plots.alignment(run, missing=True)
+    assert ax.get_yscale() == "log"
+    drawn = np.array([line.get_ydata() for line in ax.get_lines()])
+    assert np.array_equal(drawn, 1 - gf.measure.alignment(problem, run.theta).T)
+    plots.lines(ax, 0.5 * np.ones(2), [0.0, 1.0], label="a half")
+    plots.finish(ax.figure)
+    assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "a half"
+
+
 def test_the_start_at_time_zero_does_not_stretch_a_logarithmic_panel():
     fig, ax = plots.subplots(xscale="log")
     plots.lines(ax, [-1000.0, 1.0, 2.0], [0.0, 0.1, 1.0])

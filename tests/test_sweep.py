@@ -42,6 +42,12 @@ def test_results_without_names_are_the_value():
     assert_array_equal(matrices[1], 2 * np.eye(2))
 
 
+def test_a_named_tuple_is_taken_by_its_names():
+    found = gf.sweep(lambda depth: gf.exact.flat_minima(np.eye(2), [1.0, 0.0], depth), depth=(2, 3))
+    assert found.bound.values.tolist() == [2.0, 3.0]
+    assert list(found) == ["bound", "balanced"]
+
+
 def test_settings_that_are_not_numbers_are_told_apart_by_their_text():
     runs = gf.sweep(lambda run: run[0] + run[1], run=[(1, 2), (3, 4)])
     assert runs.run.values.tolist() == ["(1, 2)", "(3, 4)"]

@@ -82,7 +82,7 @@ def diagonal_at_margin(margin: ArrayLike, x: ArrayLike, alpha: float, depth: int
     return np.sign(x) * np.where(m > 0, 1.0, 0.0)[..., None] * sizes(dual)[0]
 
 
-def diagonal_max_margin(z: ArrayLike, mu: float) -> np.ndarray:
+def diagonal_max_margin(z: ArrayLike, mu: ArrayLike) -> np.ndarray:
     r"""Separator of least :math:`Q_\mu` with all margins at least one.
 
     .. math:: \min_w \sum_j q\Big(\frac{w_j}{2\mu}\Big) \;\text{with}\; Z w \ge 1, \qquad
@@ -97,13 +97,13 @@ def diagonal_max_margin(z: ArrayLike, mu: float) -> np.ndarray:
     ----------
     z : array_like, shape (n, d)
         Samples times their labels, one per row; separable.
-    mu : float
+    mu : float or array_like, shape (...)
         Positive.
 
     Returns
     -------
-    np.ndarray, shape (d,)
-        The separator w.
+    np.ndarray, shape (d,) or (..., d)
+        The separator w of each mu.
 
     Raises
     ------
@@ -122,9 +122,14 @@ def diagonal_max_margin(z: ArrayLike, mu: float) -> np.ndarray:
     >>> diagonal_max_margin(z, 1e-12).round(6)
     array([1., 0., 0.])
     """
-    z, mu = finite("z", z), float(positive("mu", mu))
+    z, mu = finite("z", z), np.asarray(positive("mu", mu))
     if z.ndim != 2:
         raise ValueError(f"z has shape {z.shape}: give samples times labels, one per row")
+    return np.array([_separator(z, float(one)) for one in mu.ravel()]).reshape(*mu.shape, z.shape[1])
+
+
+def _separator(z: np.ndarray, mu: float) -> np.ndarray:
+    """The separator of one mu, from those of larger ones."""
     level = max(100.0, mu)
     levels = [level]
     while level > mu:

@@ -3,7 +3,7 @@
 from gradflow.invariants import balancedness, imbalance, invariant_decay, invariant_names, invariants
 from gradflow.measure.alignment import alignment
 from gradflow.measure.along import drift, step_lengths, time_integral
-from gradflow.measure.collapse import features, nc1, nc2, nc3, nc4
+from gradflow.measure.collapse import collapse, features, nc1, nc2, nc3, nc4
 from gradflow.measure.curvature import (
     hessian_eigenpairs,
     hessian_spectrum,
@@ -39,6 +39,7 @@ __all__ = [
     "accuracy",
     "alignment",
     "balancedness",
+    "collapse",
     "dissipation",
     "drift",
     "effective_map",

@@ -203,6 +203,35 @@ def nc4(problem, theta) -> float | np.ndarray:
     return np.mean(nearest != chosen)
 
 
+def collapse(problem, theta) -> np.ndarray:
+    """All four distances from neural collapse: :func:`nc1`, :func:`nc2`, :func:`nc3` and :func:`nc4`.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its targets are labels.
+    theta : array_like (P,) or (runs, P)
+
+    Returns
+    -------
+    ndarray (4,) or (runs, 4)
+
+    Raises
+    ------
+    ValueError
+        As :func:`nc1`.
+
+    Examples
+    --------
+    >>> import numpy as np, gradflow as gf
+    >>> problem = gf.Problem(gf.DeepLinear([3, 3, 3]), gf.losses.CrossEntropy(), np.eye(3), [0, 1, 2])
+    >>> theta = problem.flatten({"W1": np.eye(3), "W2": np.eye(3)})
+    >>> gf.measure.collapse(problem, theta).round(9).tolist()
+    [0.0, 0.0, 0.0, 0.0]
+    """
+    return np.stack([distance(problem, theta) for distance in (nc1, nc2, nc3, nc4)], axis=-1)
+
+
 def _class_means(problem, theta):
     """Features (n, width), class means (C, width), class of each sample (n,)."""
     h, true = features(problem, theta), classes(problem)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gradflow.measure.labels import classes
-from gradflow.measure.layers import rho
+from gradflow.measure.layers import effective_map, rho
 
-DIVISORS = ("layers", "theta")
+DIVISORS = ("layers", "theta", "map")
 
 
 def margins(problem, theta, by=None) -> np.ndarray:
@@ -21,7 +21,7 @@ def margins(problem, theta, by=None) -> np.ndarray:
     problem : Problem
         Its targets are labels, whatever the loss.
     theta : array_like (P,) or (runs, P)
-    by : {None, "layers", "theta"}
+    by : {None, "layers", "theta", "map"}
         What the margins are divided by, as in :func:`gradflow.measure.normalised_margin`; None: nothing.
 
     Returns
@@ -59,6 +59,9 @@ def _size(problem, theta, by) -> np.ndarray:
         raise ValueError(f"by = {by!r}: choose one of {', '.join(DIVISORS)}")
     if by == "layers":
         return np.asarray(rho(problem, theta))
+    if by == "map":
+        maps = effective_map(problem, theta)
+        return np.linalg.norm(maps.reshape(*np.shape(theta)[:-1], -1), axis=-1)
     degree = problem.network.degree
     if degree is None:
         raise ValueError(
@@ -96,13 +99,15 @@ def normalised_margin(problem, theta, by="layers") -> float | np.ndarray:
 
     ``by="layers"``: :math:`\min_i m_i / \prod_l \|W_l\|_F`, the margin of the network with layers of norm one (for
     a chain of layers with activations of degree 1 and no biases). ``by="theta"``: :math:`\min_i m_i / |\theta|^D`
-    for a network of degree D, the quantity that gradient flow increases late in training.
+    for a network of degree D, the quantity that gradient flow increases late in training. ``by="map"``:
+    :math:`\min_i m_i / \|W_L \cdots W_1\|_F` for a linear network, with one output the distance of the nearest sample
+    from the hyperplane that separates the classes.
 
     Parameters
     ----------
     problem : Problem
     theta : array_like (P,) or (runs, P)
-    by : {"layers", "theta"}
+    by : {"layers", "theta", "map"}
         What the margin is divided by.
 
     Returns
@@ -112,7 +117,7 @@ def normalised_margin(problem, theta, by="layers") -> float | np.ndarray:
     Raises
     ------
     ValueError
-        For another `by`; for ``by="theta"`` and a network that is not homogeneous.
+        For another `by`; for ``by="theta"`` and a network that is not homogeneous, or "map" and one that is not linear.
 
     References
     ----------

@@ -172,7 +172,7 @@ def rank_one_excess(problem, theta, start) -> dict[str, np.ndarray]:
     }
 
 
-def gram_differences(problem, theta) -> dict[str, np.ndarray]:
+def gram_differences(problem, theta, start=None) -> dict[str, np.ndarray]:
     r"""Matrices :math:`W_{l+1}^\top W_{l+1} - W_l W_l^\top` at every hidden layer, whatever its activation.
 
     The flow conserves all of it at a linear layer; at a relu layer its diagonal, and the entries of two neurons as
@@ -183,6 +183,8 @@ def gram_differences(problem, theta) -> dict[str, np.ndarray]:
     problem : Problem
         With a chain of layers.
     theta : array_like (P,) or (runs, P)
+    start : array_like (P,), optional
+        Where the flow started: its matrices are subtracted, so that what is conserved is 0.
 
     Returns
     -------
@@ -202,4 +204,7 @@ def gram_differences(problem, theta) -> dict[str, np.ndarray]:
     """
     matrices = list(weights(problem, theta).values())
     pairs = enumerate(zip(matrices[:-1], matrices[1:], strict=True), start=1)
-    return {f"layer {i}": b.swapaxes(-1, -2) @ b - a @ a.swapaxes(-1, -2) for i, (a, b) in pairs}
+    found = {f"layer {i}": b.swapaxes(-1, -2) @ b - a @ a.swapaxes(-1, -2) for i, (a, b) in pairs}
+    if start is None:
+        return found
+    return {name: matrix - gram_differences(problem, start)[name] for name, matrix in found.items()}

@@ -149,5 +149,6 @@ def finish(figure) -> None:
         figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=min(len(entries), 6))
         return
     for ax in labelled:
-        if ax.get_legend() is None:
+        legend = ax.get_legend()
+        if legend is None or [text.get_text() for text in legend.get_texts()] != list(legend_entries(ax)):
             place_legend(ax)

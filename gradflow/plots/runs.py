@@ -113,13 +113,15 @@ def singular_values(trajectories, ax=None, *, layer: str = "map", log: bool = Fa
     return _measured(modes, names, runs, ax, labels, over, log=log, ylabel=ylabel)
 
 
-def alignment(trajectories, ax=None, *, over: str = "time", labels=None):
+def alignment(trajectories, ax=None, *, missing: bool = False, over: str = "time", labels=None):
     r"""Alignment :math:`|\langle u_l, v_{l+1}\rangle|` of the top singular vectors of adjacent layers over time.
 
     Parameters
     ----------
     trajectories : Trajectory or sequence of Trajectory
     ax : Axes, optional
+    missing : bool
+        Whether what is missing to 1 is drawn instead, on a logarithmic axis.
     over : {"time", "loss"}
         As in :func:`singular_values`.
     labels : sequence of str, optional
@@ -139,8 +141,15 @@ def alignment(trajectories, ax=None, *, over: str = "time", labels=None):
     """
 
     def names(problem, count):
-        return [rf"$|\langle u_{{{l}}}, v_{{{l + 1}}}\rangle|$" for l in range(1, count + 1)]
+        cosines = [rf"|\langle u_{{{l}}}, v_{{{l + 1}}}\rangle|" for l in range(1, count + 1)]
+        return [f"$1 - {cosine}$" if missing else f"${cosine}$" for cosine in cosines]
 
+    def missed(problem, theta):
+        return 1.0 - measure.alignment(problem, theta)
+
+    if missing:
+        settings = {"log": True, "ylabel": "misalignment of adjacent layers"}
+        return _measured(missed, names, trajectories, ax, labels, over, **settings)
     settings = {"ylabel": "alignment of adjacent layers", "ylim": (0.0, 1.03)}
     return _measured(measure.alignment, names, trajectories, ax, labels, over, **settings)
 
