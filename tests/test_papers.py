@@ -160,6 +160,36 @@ def test_the_commands_write_print_and_load(tmp_path, capsys):
     assert SLUG in capsys.readouterr().out
 
 
+def test_a_figure_without_data_stores_its_lines(monkeypatch):
+    def drawn():
+        """Two points on a line, with a claim that they are there."""
+        fig, ax = gf.plots.subplots()
+        gf.plots.lines(ax, [1.0, 2.0], [0.0, 1.0], label="points")
+        return fig, [gf.Claim("there", "there are two", 2, below=2)]
+
+    paper = gf.Paper("an-example", "A title", "A. Author", 2020)
+    paper.figure(minutes=0.1, claims=1)(drawn)
+    monkeypatch.setitem(gf.papers.known(), paper.slug, paper)
+    result = gf.reproduce(paper.slug, figure="drawn", out=None)
+    assert result.data.panel1.sel(line1="points").values.tolist() == [1.0, 2.0]
+    assert result.passed
+
+
+def test_numbers_of_an_independent_solver_have_coordinates_and_change_the_key(tmp_path, monkeypatch):
+    from gradflow.papers import paper, provenance
+
+    known = gf.papers.find(SLUG).independent("cubic")
+    assert float(known.sel(eta=1, alpha=0.1)) == 2.45e-2
+    assert "polar" in known.attrs["long_name"]
+    with pytest.raises(ValueError, match="it has plain, cubic"):
+        gf.papers.find(SLUG).independent("no-such-numbers")
+    before = provenance.code_digest.__wrapped__("weight_norm_diagonal")
+    other = tmp_path / "independent.json"
+    other.write_text(paper.INDEPENDENT.read_text() + " ")
+    monkeypatch.setattr(provenance, "INDEPENDENT", other)
+    assert provenance.code_digest.__wrapped__("weight_norm_diagonal") != before
+
+
 def test_check_gives_one_where_a_claim_fails(monkeypatch, capsys):
     paper = gf.papers.find(SLUG)
     figure = paper.find("loss-vs-time")

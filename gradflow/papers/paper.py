@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+INDEPENDENT = Path(__file__).with_name("independent.json")
 CITATION = re.compile(
     r"(?P<authors>.+?): (?P<title>.+?)\. (?:[^.]+, )?(?P<year>\d{4})(?:, arXiv (?P<arxiv>[\d.]+\d))?\."
 )
@@ -14,7 +17,7 @@ CITATION = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A figure of a paper: a function that returns the matplotlib figure, its data and its claims.
+    """A figure of a paper: a function that returns the matplotlib figure, its data (or not) and its claims.
 
     Attributes
     ----------
@@ -158,8 +161,8 @@ class Paper:
         """Register a function as a figure.
 
         It returns the matplotlib figure, the data as xarray's Dataset takes it (name -> (dimensions, array)), and a
-        list of claims. Its keyword arguments have the values of the full figure as defaults; its docstring is the
-        caption.
+        list of claims; without data those of the drawn lines are stored, see :func:`gradflow.plots.drawn`. Its keyword
+        arguments have the values of the full figure as defaults; its docstring is the caption.
 
         Parameters
         ----------
@@ -181,6 +184,38 @@ class Paper:
             return function
 
         return register
+
+    def independent(self, name: str):
+        """Numbers that an independent solver has given, for claims: kept as data in ``papers/independent.json``.
+
+        Parameters
+        ----------
+        name : str
+            Their name there.
+
+        Returns
+        -------
+        xarray.DataArray
+            With coordinates, so that it fits what :func:`gradflow.sweep` returns for some of the same settings.
+
+        Raises
+        ------
+        ValueError
+            If there are none of that name, with the known ones.
+
+        Examples
+        --------
+        >>> import gradflow as gf
+        >>> float(gf.papers.find("weight-norm-diagonal").independent("plain").sel(alpha=0.1))
+        0.0966
+        """
+        from xarray import DataArray
+
+        known = json.loads(INDEPENDENT.read_text()).get(self.slug, {})
+        if name not in known:
+            raise ValueError(f"{self.slug} has no independent numbers {name!r}; it has {', '.join(known) or 'none'}")
+        about = {"long_name": known[name].pop("about")}
+        return DataArray.from_dict({**known[name], "attrs": about})
 
     @property
     def citation(self) -> str:

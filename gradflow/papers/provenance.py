@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from gradflow.config import to_config, versions
-from gradflow.papers.paper import Figure
+from gradflow.papers.paper import INDEPENDENT, Figure
 from gradflow.papers.registry import known, module_name
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -49,6 +49,7 @@ def code_digest(module: str) -> str:
     for path in sorted(LIBRARY.rglob("*.py")):
         if not (path.parent.name == "papers" and path.stem in others):
             lines.append(f"{path.relative_to(LIBRARY)} {_digest(path.read_bytes())}")
+    lines.append(_digest(INDEPENDENT.read_bytes()))
     return _digest("\n".join(lines).encode())
 
 
