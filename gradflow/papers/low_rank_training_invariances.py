@@ -22,7 +22,7 @@ def down(problem, theta0, decades, rtol):
 
 @PAPER.figure(minutes=0.1, claims=7)
 def deep_linear(log_loss=-17_500):
-    """Deep linear network 4-6-5-1, exponential loss: rank and its bound, misalignment, margin and the largest one."""
+    """Deep linear network 4-6-5-1, exponential loss: rank with its bound (dashed), misalignment, margin."""
     rng, v = np.random.default_rng(0), np.array([1, -1, 0.5, 0]) / 1.5
     x = rng.standard_normal((4, 20)).T
     y = np.sign(x @ v)
@@ -35,7 +35,7 @@ def deep_linear(log_loss=-17_500):
     gf.plots.spectral_ratio(run, axes[0], over="loss", bounds=True)
     gf.plots.alignment(run, axes[1], over="loss", missing=True)
     gf.plots.lines(axes[2], margins, -run.log10_loss)
-    gf.plots.reference(axes[2], 1 / np.linalg.norm(best))
+    gf.plots.reference(axes[2], 1 / np.linalg.norm(best), "largest margin")
     return fig, [
         gf.Claim("linear_invariant", "W_{l+1}^T W_{l+1} - W_l W_l^T is constant", run.max_drift, below=5e-9),
         gf.Claim("growth", "while the norm of W_1 grows by this factor", norms[-1, 0] / norms[0, 0], above=10),
