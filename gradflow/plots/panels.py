@@ -18,6 +18,8 @@ from gradflow.plots.look import (
     shade,
 )
 
+MOST_IN_A_ROW = 6
+
 
 def colours(dynamics, count: int | None = None):
     """Colour of a dynamics as in all figures of the library, or `count` shades of it from dark to light; one is itself.
@@ -146,7 +148,9 @@ def finish(figure) -> None:
         for ax in labelled:
             ax.legend().remove()
         entries = legend_entries(labelled[0])
-        figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=min(len(entries), 6))
+        rows = -(-len(entries) // MOST_IN_A_ROW)
+        columns = -(-len(entries) // rows)
+        figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=columns)
         return
     for ax in labelled:
         legend = ax.get_legend()
