@@ -59,7 +59,7 @@ def test_all_states_get_there_close_to_the_nearest_point(name, drift):
     surface, states, target = states_of(NETWORKS[name], drift)
     raw = states.copy()
     done = np.zeros(len(states), dtype=bool)
-    lanes.put_back_all(surface._program, surface._lanes, states, target[None], TOLERANCE, done)
+    lanes.put_back_all(surface._program, surface.lanes, states, target[None], TOLERANCE, done)
     assert done.all()
     size = max(1.0, (states**2).sum(1).max())
     assert max(np.abs(surface.values(state) - target).max() for state in states) < 1e-14 * size
@@ -77,22 +77,23 @@ def test_the_factor_is_that_of_the_moves_of_all_multipliers(name):
         upper = [(i, j) for i in range(units) for j in range(i, units)]
         places += [(values + i * units + j, 1.0 if i == j else 2.0) for i, j in upper]
     moves = np.stack([weight * J[place] for place, weight in places])
-    factor = np.tril(surface._lanes.factor)
+    factor = np.triu(surface.lanes.factor).T
     assert np.abs(factor @ factor.T - moves @ moves.T).max() < 1e-4 * np.abs(moves @ moves.T).max()
 
 
 @njit
-def finish_now(program, room):
-    finish(program, room)
+def finish_now(program, room, worst):
+    return finish(program, room, worst)
 
 
 @pytest.mark.parametrize("name", ["square layers", "one hidden layer", "units of one", "biases"])
 def test_the_last_step_leaves_the_square_of_what_was_missing(name):
     surface, states, target = states_of(NETWORKS[name], 1e-6, count=1)
-    room, missing = surface._lanes, target - surface.values(states[0])
+    room, missing = surface.lanes, target - surface.values(states[0])
     room.theta[:] = np.repeat(states[0], 8)
     room.missing[:] = np.repeat(missing, 8)
-    finish_now(surface._program, room)
+    room.sizes[:] = room.way[:] = 1.0
+    assert finish_now(surface._program, room, np.abs(missing).max()) < np.abs(missing).max()
     for state in room.theta.reshape(-1, 8).T:
         left = np.abs(target - surface.values(np.ascontiguousarray(state))).max()
         assert left < 1e-5 * np.abs(missing).max()
@@ -111,7 +112,7 @@ def test_targets_of_their_own_and_states_alone_give_the_same():
 def test_layers_that_no_multiplier_moves_are_left_to_the_other_way():
     surface, states, target = states_of(gf.DeepLinear([2, 6, 1]), 1e-4)
     done = np.zeros(len(states), dtype=bool)
-    lanes.put_back_all(surface._program, surface._lanes, states.copy(), target[None], TOLERANCE, done)
+    lanes.put_back_all(surface._program, surface.lanes, states.copy(), target[None], TOLERANCE, done)
     assert not done.any()
     surface.put_back_all(states, target[None])
     assert max(np.abs(surface.values(state) - target).max() for state in states) < 1e-13
@@ -119,7 +120,7 @@ def test_layers_that_no_multiplier_moves_are_left_to_the_other_way():
 
 def test_which_programs_are_put_back_eight_at_a_time():
     def has_lanes(network):
-        return Balance(make(network, "half square sum"), None)._lanes is not None
+        return Balance(make(network, "half square sum"), None)._plan.in_lanes is not None
 
     assert all(has_lanes(network) for network in NETWORKS.values())
     assert not has_lanes(gf.FullyConnected([3, 4, 1], "relu"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,23 +27,16 @@ class Balance:
     """
 
     def __init__(self, problem, rates):
-        from gradflow.lanes import balance_room
-
-        speeds = rates or {}
-        found = conserved_interfaces(problem, speeds)
-        shapes = tuple(problem.network.shapes.items())
-        self._program, in_lanes, self.operations = _program(shapes, found, tuple(sorted(speeds.items())))
-        self._size, self._room = problem.size, None
-        self._lanes = balance_room.room_for(self._program, problem.size, *in_lanes) if in_lanes else None
-        counts = [each.units**2 if each.full else each.units for each in found]
-        self.decay = np.repeat([4.0 * problem.decay * speeds.get(each.blocks[0], 1.0) for each in found], counts)
+        plan: Any = plan_of(problem, rates)
+        self._plan, self._program, self.operations, self.decay = plan, plan.program, plan.operations, plan.decay
+        self._room = None
 
     def values(self, state: np.ndarray) -> np.ndarray:
         """Conserved quantities at a state, as one vector."""
         from gradflow.kernels.balance import measure
 
         out = np.empty(self.decay.size)
-        rows, spare = np.empty(self._rows()), np.empty(int(self._program.groups[:, 0].max()) ** 2)
+        rows, spare = np.empty(self._plan.rows), np.empty(self._plan.largest)
         measure(self._program, rows, spare, np.array(state, dtype=np.float64), out)
         return out
 
@@ -57,26 +52,69 @@ class Balance:
         from gradflow.lanes.balance import put_back_all as put_back_in_lanes
 
         targets, done = np.ascontiguousarray(targets), np.zeros(len(states), dtype=np.bool_)
-        if self._lanes is not None:
-            put_back_in_lanes(self._program, self._lanes, states, targets, TOLERANCE, done)
+        if self._plan.in_lanes:
+            put_back_in_lanes(self._program, self.lanes, states, targets, TOLERANCE, done)
         if not done.all():
-            self._room = self._room or _room(self._program, self._rows(), self._size)
+            self._room = self._room or _room(self._program, self._plan.rows, states.shape[1])
             put_back_all(self._program, self._room, states, targets, TOLERANCE, done)
 
-    def _rows(self) -> int:
-        """Bound on the numbers in the rows of all terms."""
-        return int(self._program.terms[:, -1].max()) + self._size
+    @property
+    def lanes(self):
+        """Vectors for eight states: a set for all runs of a problem in a thread, without the factor of another run."""
+        from gradflow.lanes.balance_room import NO_FACTOR, room_for
+
+        kept = self._plan.kept
+        if getattr(kept, "owner", None) is not self:
+            if not hasattr(kept, "room"):
+                kept.room = room_for(self._program, *self._plan.in_lanes)
+            kept.owner, kept.room.age[0] = self, NO_FACTOR
+        return kept.room
 
 
-@lru_cache(maxsize=64)
+class Plan(NamedTuple):
+    """What all runs of a problem share: its terms in numbers, sizes of vectors, operations of one way back."""
+
+    program: Any
+    in_lanes: tuple | None
+    operations: float
+    decay: np.ndarray
+    rows: int
+    largest: int
+    kept: threading.local
+
+
+_plans: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def plan_of(problem, rates) -> Plan | None:
+    """The plan of a problem with these speeds, made once; None if nothing is conserved."""
+    plans, speeds = _plans.setdefault(problem, {}), rates or {}
+    key = tuple(sorted(speeds.items()))
+    if key not in plans:
+        found = conserved_interfaces(problem, speeds)
+        plans[key] = _made(problem, found, speeds) if found else None
+    return plans[key]
+
+
+def _made(problem, found, speeds) -> Plan:
+    """A plan for interfaces."""
+    from gradflow.lanes.balance_room import suits
+
+    shapes = problem.network.shapes
+    program, operations = _program(shapes, found, speeds)
+    counts = [each.units**2 if each.full else each.units for each in found]
+    decay = np.repeat([4.0 * problem.decay * speeds.get(each.blocks[0], 1.0) for each in found], counts)
+    in_lanes = (problem.size, _diagonals(shapes, found)) if suits(program) else None
+    rows = int(program.terms[:, -1].max()) + problem.size
+    return Plan(program, in_lanes, operations, decay, rows, int(program.groups[:, 0].max()) ** 2, threading.local())
+
+
 def _program(shapes, found, speeds):
-    """The terms of all interfaces in numbers, what states in lanes need besides, and the operations of a way back."""
+    """The terms of all interfaces in numbers, and the operations of a way back."""
     from gradflow.kernels.balance import Program
-    from gradflow.lanes.balance_room import own_matrices, suits
 
-    speeds, shapes = dict(speeds), dict(shapes)
     places = dict(zip(shapes, _offsets(shapes), strict=True))
-    terms, factors, groups, diagonals = [], [], [], set()
+    terms, factors, groups = [], [], []
     values = squares = units = rows = operations = 0
     for number, each in enumerate(found):
         groups.append((each.units, each.full, values, squares, units))
@@ -93,11 +131,18 @@ def _program(shapes, found, speeds):
             factors.append(term.factor / speeds.get(term.block, 1.0))
             rows += size
             operations += 12 * size * (each.units if each.full else 2)
+    return Program(np.array(terms), np.array(factors), np.array(groups, dtype=np.int64)), float(operations)
+
+
+def _diagonals(shapes, found) -> np.ndarray:
+    """Places in theta to which a skip beside a matrix adds one."""
+    places, diagonals = dict(zip(shapes, _offsets(shapes), strict=True)), set()
+    for each in found:
+        for term in each.terms:
             if term.identity:
-                diagonals |= {place + i * (size // outputs + 1) for i in range(each.units)}
-    program = Program(np.array(terms), np.array(factors), np.array(groups, dtype=np.int64))
-    places = np.array(sorted(diagonals), dtype=np.int64)
-    return program, (places, own_matrices(program)) if suits(program) else None, float(operations)
+                step = int(np.prod(shapes[term.block])) // shapes[term.block][0] + 1
+                diagonals |= {int(places[term.block]) + i * step for i in range(each.units)}
+    return np.array(sorted(diagonals), dtype=np.int64)
 
 
 def _room(program, rows, size):

@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from gradflow.diagonal import Diagonal
-from gradflow.dynamics.balance import Balance
+from gradflow.dynamics.balance import Balance, plan_of
 from gradflow.dynamics.conserved import log_kernel
 from gradflow.dynamics.flow import GradientFlow
 from gradflow.dynamics.groups import layout, norms, spread
 from gradflow.dynamics.normalized import LMFlow, lm_layout
 from gradflow.dynamics.polar import PolarFlow
 from gradflow.dynamics.weight_norm import WeightNormFlow
-from gradflow.invariants import conserved_interfaces, invariant_decay, invariant_names, kernel_basis
+from gradflow.invariants import invariant_decay, invariant_names, kernel_basis
 
 
 def manifold(problem, dynamics):
@@ -64,7 +64,7 @@ def manifold(problem, dynamics):
 def _plain(problem, rates):
     """Of the plain flow, None if there are none."""
     if not isinstance(problem.network, Diagonal):
-        return Balance(problem, rates) if conserved_interfaces(problem, rates or {}) else None
+        return Balance(problem, rates) if plan_of(problem, rates) else None
     if not invariant_names(problem, rates):
         return None
     return Pairs(problem, rates) if problem.network.signed else Kernel(problem, rates)

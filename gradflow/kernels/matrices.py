@@ -104,6 +104,8 @@ def _dot_tile(rows, cols, lanes):
 _block_8, _half_8, _row_8 = _tile(4, 2, 8), _tile(4, 1, 8), _tile(1, 4, 8)
 _block_4, _row_4 = _tile(4, 2, 4), _tile(1, 2, 4)
 _long_row, _short_row, _tall_dots = _tile(1, 4, 8, 2), _tile(1, 1, 8, 8), _dot_tile(8, 1, 8)
+panel_16, panel_8 = _block_8, _half_8
+"""Panels of 4 rows and 16 or 8 columns of C = A B + A2 B2, for other modules."""
 _dots_16, _dots_8, _dots_4, _dot = _dot_tile(4, 4, 8), _dot_tile(4, 2, 4), _dot_tile(4, 1, 4), _dot_tile(1, 1, 4)
 
 

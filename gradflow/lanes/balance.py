@@ -15,26 +15,29 @@ from gradflow.kernels.balance import GROUP, OFFSET, OUTER, UNITS, VALUE
 from gradflow.kernels.entries import entry
 from gradflow.kernels.procedures import EXACT, address_of, view
 from gradflow.lanes.balance_factor import renew, solve
-from gradflow.lanes.balance_own import finish, small_part
+from gradflow.lanes.balance_own import finish, may_finish, note_way
 from gradflow.lanes.balance_room import add, copy, entries, shape
-from gradflow.lanes.vectors import BYTES, LANES, dot, multiply
+from gradflow.lanes.vectors import BYTES, LANES, dot, largest, multiply
 
+DAMP = 0.5
 MOST_STEPS, PATIENCE = 40, 5
 """Steps for eight states; steps that cost as much as a new factor."""
+SURE = 0.1
+"""Tolerances that the square of a last step may leave for it not to be looked at again."""
 ROUNDING = 8.0
 """Tolerances at which a state counts as put back if a step no longer halves what is missing."""
 
 
 @njit(**EXACT)
-def _measure(program, room):
-    """Target minus c for all lanes, and the size of each group: its largest sum of |f| |row|^2."""
-    room.missing[:] = room.target
-    room.sizes[:] = 1e-300
+def _measure(program, room, first):
+    """Target minus c for all lanes; at first, the size of each group too: its largest sum of |f| |row|^2."""
+    copy(room.missing, room.target)
     for g in range(program.groups.shape[0]):
         units = program.groups[g, UNITS]
         missing = entries(room.missing, program.groups[g, VALUE], units * units)
-        largest, totals = entries(room.sizes, g, 1), entries(room.change, 0, units)
-        totals[:] = 0.0
+        totals = entries(room.change, 0, units)
+        if first:
+            totals[:] = 0.0
         for t in range(program.terms.shape[0]):
             if program.terms[t, GROUP] != g:
                 continue
@@ -42,33 +45,28 @@ def _measure(program, room):
             x, f = address_of(room.theta) + BYTES * program.terms[t, OFFSET], program.factors[t]
             multiply(units, units, rest, x, along, across, x, across, along, address_of(room.scratch))
             add(missing, -f, room.scratch)
-            for i in range(units):
-                add(entries(totals, i, 1), abs(f), entries(room.scratch, i * (units + 1), 1))
-        for i in range(units):
-            _keep_largest(largest, entries(totals, i, 1))
-
-
-@njit(**EXACT)
-def _keep_largest(largest, numbers):
-    """The larger magnitude, lane by lane; infinite where a number is not finite."""
-    for lane in range(LANES):
-        magnitude = abs(numbers[lane])
-        largest[lane] = largest[lane] if largest[lane] >= magnitude else magnitude
+            if first:
+                for i in range(units):
+                    add(entries(totals, i, 1), abs(f), entries(room.scratch, i * (units + 1), 1))
+        if first:
+            sizes = entries(room.sizes, g, 1)
+            largest(units, address_of(totals), address_of(sizes))
+            for lane in range(LANES):
+                sizes[lane] = max(sizes[lane], 1e-300)
 
 
 @njit(**EXACT)
 def _worst(program, room):
-    """Largest missing entry over the size of its group, and its lane; not a number where one is not."""
-    worst, at = 0.0, 0
+    """Largest missing entry over the size of its group, and its lane; infinite where one is not finite."""
+    worst, at, most, square = 0.0, 0, entries(room.sums, 0, 1), entries(room.sums, 1, 1)
     for g in range(program.groups.shape[0]):
-        units, place = program.groups[g, UNITS], program.groups[g, VALUE]
-        largest, sizes = entries(room.sums, 0, 1), entries(room.sizes, g, 1)
-        largest[:] = 0.0
-        for i in range(units * units):
-            _keep_largest(largest, entries(room.missing, place + i, 1))
+        count, sizes = program.groups[g, UNITS] ** 2, entries(room.sizes, g, 1)
+        missing = address_of(room.missing) + BYTES * program.groups[g, VALUE]
+        largest(count, missing, address_of(most))
+        dot(count, missing, missing, address_of(square))
         for lane in range(LANES):
-            relative = largest[lane] / sizes[lane]
-            if not relative <= worst:
+            relative = most[lane] / sizes[lane] if square[lane] < np.inf else np.inf
+            if relative > worst:
                 worst, at = relative, lane
     return worst, at
 
@@ -118,6 +116,7 @@ def _move(program, room, step):
         change = entries(room.change, program.terms[t, OFFSET], units * rest)
         add(change, 2.0 * program.factors[t], room.scratch)
     add(room.theta, 1.0, room.change)
+    note_way(room)
 
 
 @njit(**EXACT)
@@ -143,28 +142,27 @@ def _mix(room, mixed):
 
 
 @njit(**EXACT)
-def _block(program, room, tolerance, drift, part):
-    """Put eight states back; the drift they had, negative if they do not get there.
-
-    When no more than a small part of the drift is left, it is taken from one matrix of each group.
-    """
+def _block(program, room, tolerance):
+    """Put eight states back; whether they get there."""
     before, finished, renewed, mixed = np.inf, np.inf, False, False
     for k in range(MOST_STEPS):
-        _measure(program, room)
+        _measure(program, room, k == 0)
         worst, lane = _worst(program, room)
-        drift = max(drift, worst)
         if worst <= tolerance or (worst <= ROUNDING * tolerance and worst > 0.5 * before):
-            return drift
+            return True
         if not worst < np.inf:
-            return -1.0
-        if worst < part * drift and worst < 0.1 * finished:
-            finish(program, room)
-            before, finished, mixed = worst, worst, False
-            continue
+            return False
         before = worst
+        if worst < 0.1 * finished and may_finish(room, worst):
+            left = finish(program, room, worst)
+            if left < np.inf:
+                if left <= SURE * tolerance:
+                    return True
+                finished, mixed = worst, False
+                continue
         if room.age[0] > PATIENCE and not renewed:
             if not renew(program, room, lane):
-                return -1.0
+                return False
             renewed, mixed = True, False
         room.age[0] += k > 0
         _pack(program, room)
@@ -172,14 +170,13 @@ def _block(program, room, tolerance, drift, part):
         _mix(room, mixed)
         _move(program, room, room.step)
         mixed = True
-    return -1.0
+    return False
 
 
 @njit(**EXACT)
-def _load(room, states, targets, first):
-    """Copy eight states and targets into the lanes, the last ones again where there are fewer."""
+def _load(room, states, first):
+    """Copy eight states into the lanes, the last one again where there are fewer."""
     _spread(states, first, room.theta)
-    _spread(targets, first, room.target)
     for i in room.diagonals:
         for lane in range(LANES):
             room.theta[LANES * i + lane] += 1.0
@@ -187,11 +184,20 @@ def _load(room, states, targets, first):
 
 @njit(**EXACT)
 def _spread(rows, first, lanes):
-    for lane in range(LANES):
-        own = rows[min(first + lane, rows.shape[0] - 1)]
-        to = view(address_of(lanes) + 8 * lane, LANES * (own.size - 1) + 1)
-        for i in range(own.size):
-            to[LANES * i] = own[i]
+    last = rows.shape[0] - 1
+    a, b, c, d, e, f, g, h = (
+        rows[min(first, last)],
+        rows[min(first + 1, last)],
+        rows[min(first + 2, last)],
+        rows[min(first + 3, last)],
+        rows[min(first + 4, last)],
+        rows[min(first + 5, last)],
+        rows[min(first + 6, last)],
+        rows[min(first + 7, last)],
+    )
+    for i in range(rows.shape[1]):
+        to = lanes[LANES * i : LANES * i + LANES]
+        to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7] = a[i], b[i], c[i], d[i], e[i], f[i], g[i], h[i]
 
 
 @njit(**EXACT)
@@ -213,26 +219,25 @@ def _foresee(room, count):
         own = entries(room.total, i, 1)
         first, last = own[0], own[count - 1]
         for lane in range(LANES):
-            own[lane] = last + (lane + 1) * (last - first) / (LANES - 1)
+            own[lane] = last + DAMP * (lane + 1) * (last - first) / (LANES - 1)
 
 
 @entry(exact=True)
 def put_back_all(program, room, states, targets, tolerance, done):
     """Move states (m, P) so that their c are the targets (m, C) or (1, C), neighbours first; `done`: who got there."""
     room.total[:] = 0.0
-    drift = part = 0.0
+    room.gain[0] = 0.0
     for first in range(0, states.shape[0], LANES):
-        _load(room, states, targets, first)
-        if first == 0:
-            part = small_part(program, room)
-        else:
+        _load(room, states, first)
+        if first == 0 or targets.shape[0] > 1:
+            _spread(targets, first, room.target)
+        room.way[:] = 0.0 if first == 0 else room.way[LANES - 1]
+        if first > 0:
             _move(program, room, room.total)
-        found = _block(program, room, tolerance, drift, part)
-        good, count = found >= 0.0, min(LANES, states.shape[0] - first)
-        if not good:
+        count = min(LANES, states.shape[0] - first)
+        if not _block(program, room, tolerance):
             room.total[:] = 0.0
             continue
-        drift = found
         done[first : first + count] = True
         _store(room, states, first, count)
         _foresee(room, count)

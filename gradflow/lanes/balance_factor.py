@@ -9,14 +9,20 @@ scalar product of the moves of two multipliers is
 for one group of units and for two that share W.
 """
 
+import math
+
 import numpy as np
 from numba import njit
 
 from gradflow.kernels.balance import GROUP, OFFSET, OUTER_STEP, UNITS
-from gradflow.kernels.procedures import EXACT, address_of
+from gradflow.kernels.matrices import panel_8, panel_16
+from gradflow.kernels.procedures import EXACT, address_of, keep
+from gradflow.kernels.registers import wide_registers
 from gradflow.lanes.balance_room import STRIPE, add, copy, entries, shape
 from gradflow.lanes.vectors import BYTES, LANES, multiply_shared
 
+PANEL = 4
+"""Rows that are factored together."""
 SINGULAR = 1e-6
 """Smallest pivot, over the largest entry, for which the factor is used."""
 
@@ -24,18 +30,18 @@ SINGULAR = 1e-6
 @njit(**EXACT)
 def solve(room):
     """Two triangular systems with the factor, for all lanes; a stripe of unknowns at a time."""
-    m, L, z, right = room.pivots.size, address_of(room.factor), room.solved, room.packed
+    m, U, z, right = room.pivots.size, address_of(room.factor), room.solved, room.packed
     sums, inverses = address_of(room.sums), address_of(room.inverses)
     for first in range(0, m, STRIPE):
         width, own = min(STRIPE, m - first), inverses + 8 * STRIPE * first
-        multiply_shared(1, width, first, address_of(z), 0, 1, L + 8 * first * m, 1, m, sums)
+        multiply_shared(1, width, first, address_of(z), 0, 1, U + 8 * first, m, 1, sums)
         rest = entries(right, first, width)
         add(rest, -1.0, room.sums)
         multiply_shared(1, width, width, address_of(rest), 0, 1, own, 1, STRIPE, address_of(z) + BYTES * first)
     for first in range((m - 1) // STRIPE * STRIPE, -1, -STRIPE):
         width, own, after = min(STRIPE, m - first), inverses + 8 * STRIPE * first, min(first + STRIPE, m)
-        below, known = L + 8 * (after * m + first), address_of(z) + BYTES * after
-        multiply_shared(1, width, m - after, known, 0, 1, below, m, 1, sums)
+        right_of, known = U + 8 * (first * m + after), address_of(z) + BYTES * after
+        multiply_shared(1, width, m - after, known, 0, 1, right_of, 1, m, sums)
         rest = entries(z, first, width)
         add(rest, -1.0, room.sums)
         multiply_shared(1, width, width, address_of(rest), 0, 1, own, STRIPE, 1, sums)
@@ -43,9 +49,47 @@ def solve(room):
 
 
 @njit(**EXACT)
+def _factor(A, pivots):
+    """Cholesky factor U, A = U^T U, in the upper triangle, with inverted pivots besides; the least squared pivot."""
+    m, least = A.shape[0], np.inf
+    start, products = address_of(A), np.empty((PANEL, m))
+    for first in range(0, m, PANEL):
+        end = min(first + PANEL, m)
+        if end - first == PANEL and m >= 8:
+            width = 16 if wide_registers() else 8
+            for column in range(first, m, width):
+                known, out = start + 8 * first, address_of(products)
+                if wide_registers():
+                    panel_16(first, known, 1, m, start, out, m, column, 0, known, start)
+                else:
+                    panel_8(first, known, 1, m, start, out, m, column, 0, known, start)
+            for i in range(PANEL):
+                _subtract(A[first + i, first + i :], 1.0, products[i, first + i :])
+        else:
+            for i in range(first, end):
+                for k in range(first):
+                    _subtract(A[i, i:], A[k, i], A[k, i:])
+        for k in range(first, end):
+            least = min(least, A[k, k])
+            pivots[k] = 1.0 / math.sqrt(A[k, k])
+            for j in range(k, m):
+                A[k, j] *= pivots[k]
+            for i in range(k + 1, end):
+                _subtract(A[i, i:], A[k, i], A[k, i:])
+    keep(products)
+    return least
+
+
+@njit(**EXACT)
+def _subtract(row, factor, other):
+    for j in range(row.size):
+        row[j] -= factor * other[j]
+
+
+@njit(**EXACT)
 def _invert_stripes(room):
     """Inverses of the triangles on the diagonal of the factor."""
-    L, m = room.factor, room.pivots.size
+    U, m = room.factor, room.pivots.size
     room.inverses[:] = 0.0
     for first in range(0, m, STRIPE):
         own = room.inverses[first : first + STRIPE]
@@ -54,7 +98,7 @@ def _invert_stripes(room):
             for i in range(j + 1, own.shape[0]):
                 total = 0.0
                 for k in range(j, i):
-                    total += L[first + i, first + k] * own[k, j]
+                    total += U[first + k, first + i] * own[k, j]
                 own[i, j] = -total * room.pivots[first + i]
 
 
@@ -134,11 +178,7 @@ def renew(program, room, lane):
         most = max(most, A[p, p])
     for p in range(A.shape[0]):
         A[p, p] += 1e-13 * most
-    A[:] = np.linalg.cholesky(A)
-    least = most
-    for p in range(A.shape[0]):
-        least = min(least, A[p, p] ** 2)
-        room.pivots[p] = 1.0 / A[p, p]
+    least = _factor(A, room.pivots)
     _invert_stripes(room)
     room.age[0] = 0
     return least > SINGULAR * most

@@ -1,11 +1,13 @@
 """What puts eight states of a small linear network back on their balance: where its numbers stand."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from gradflow.kernels.balance import FULL, GROUP, INNER, OFFSET, OUTER, OUTER_STEP, UNIT_STEP, UNITS
+from gradflow.kernels.kernel import aligned
 from gradflow.kernels.procedures import EXACT, address_of, view
 from gradflow.lanes.vectors import BYTES, LANES
 
@@ -35,6 +37,8 @@ class Lanes(NamedTuple):
     step: np.ndarray
     total: np.ndarray
     sums: np.ndarray
+    way: np.ndarray
+    gain: np.ndarray
     factor: np.ndarray
     pivots: np.ndarray
     inverses: np.ndarray
@@ -66,14 +70,16 @@ def own_matrices(program) -> np.ndarray:
     return np.concatenate(found) if all(len(each) for each in found) else np.zeros(0, dtype=np.int64)
 
 
-def room_for(program, size, diagonals, own) -> Lanes:
+def room_for(program, size, diagonals) -> Lanes:
     """Vectors for states of `size` numbers; `diagonals`: where one is added, as for a matrix beside a skip."""
     m, units = constraints(program), program.groups[:, UNITS]
     values, widest = int((units**2).sum()), max(int(units.max()) ** 2, size)
-    counts = (size, max(size, int(units.max())), widest, values, values, len(units), values, m, m, m, m, m, STRIPE + 4)
-    arrays = [np.zeros(LANES * count) for count in counts]
-    arrays += [np.zeros((m, m)), np.zeros(m), np.zeros((m, STRIPE)), np.full(1, NO_FACTOR), diagonals, own]
-    return Lanes(*arrays)
+    counts = [size, max(size, int(units.max())), widest, values, values, len(units), values, *[m] * 5, STRIPE + 4, 1]
+    ends = LANES * np.cumsum([0, *counts])
+    vectors = aligned(int(ends[-1]))
+    arrays = [vectors[start:end] for start, end in pairwise(ends.tolist())]
+    arrays += [np.zeros(1), np.zeros((m, m)), np.zeros(m), np.zeros((m, STRIPE)), np.full(1, NO_FACTOR)]
+    return Lanes._make([*arrays, diagonals, own_matrices(program)])
 
 
 @njit(**EXACT)

@@ -240,6 +240,32 @@ def _scaled(width):
     return scaled
 
 
+@intrinsic
+def _largest(typing_context, count, a, out):
+    def emit_largest(builder, count, a, out):
+        emit = Emitter(builder, LANES)
+        whole = builder.and_(count, INT(-4))
+
+        def larger(start, found):
+            places = [builder.mul(builder.add(start, INT(i)), INT(LANES)) for i in range(len(found))]
+            numbers = [_magnitude(builder, emit.load(emit.at(a, place))) for place in places]
+            return [_larger(builder, x, y) for x, y in zip(numbers, found, strict=True)]
+
+        first, second, third, fourth = emit.loop(whole, 4, emit.zeros(4), larger)
+        total = _larger(builder, _larger(builder, first, second), _larger(builder, third, fourth))
+        rest = builder.sub(count, whole)
+        (total,) = emit.loop(rest, 1, [total], lambda k, found: larger(builder.add(whole, k), found))
+        emit.store(total, out)
+
+    return generator(3, emit_largest)
+
+
+@procedure(integers(3))
+def largest(count, a, out):
+    """Largest magnitude among `count` entries, lane by lane; what is not a number is passed over."""
+    _largest(count, a, out)
+
+
 _combine_8, _combine_1 = _combination(8, False), _combination(1, False)
 _combine_each_8, _combine_each_1 = _combination(8, True), _combination(1, True)
 _scale_8, _scale_1 = _scaled(8), _scaled(1)

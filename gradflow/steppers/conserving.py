@@ -8,11 +8,13 @@ gradients are dear.
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from gradflow.status import Status
-from gradflow.steppers.saving import UNLIMITED
+from gradflow.steppers.saving import UNLIMITED, last_snapshot
 
 SHARE = 0.06
 """Part of the cost of the steps that the way back may take."""
@@ -98,10 +100,12 @@ class Conserving:
             if save_at is not None and saved is not None:
                 now = self._inner.t
                 first, after = np.searchsorted(save_at, [known, now])
+                here = after < save_at.size and save_at[after] == now
+                if here:
+                    saved[after], after = self._inner.state, after + 1
                 if after > first:
                     self._show(save_at[first:after], saved[first:after])
-                if after < save_at.size and save_at[after] == now:
-                    saved[after] = self.state
+                    self._shown = saved[after - 1].copy() if here else None
             if status != Status.PAUSED:
                 return status
             accepted = self._inner.counts["accepted"]
@@ -146,8 +150,15 @@ class Conserving:
 
     def snapshot(self) -> dict:
         """That of the other stepper, with what is conserved."""
-        own = {"conserved": self._reference.copy(), "conserved_from": self._from, "back_at": self._back_at}
-        return self._inner.snapshot() | own
+        return self._inner.snapshot() | self._own()
+
+    def _own(self) -> dict:
+        """What a snapshot tells besides the state of the other stepper."""
+        return {"conserved": self._reference.copy(), "conserved_from": self._from, "back_at": self._back_at}
+
+    def later_snapshot(self) -> Any:
+        """The snapshot, or a function that makes it as long as no further step is taken."""
+        return partial(_joined, last_snapshot(self._inner), self._own())
 
     def restore(self, snapshot: dict) -> None:
         """Go to the state of a snapshot."""
@@ -158,3 +169,9 @@ class Conserving:
 
     def __getattr__(self, name):
         return getattr(self._inner, name)
+
+
+def _joined(taken, own: dict) -> dict:
+    """A snapshot of the other stepper, with what is conserved."""
+    known: Any = taken() if callable(taken) else taken
+    return known | own
