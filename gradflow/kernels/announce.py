@@ -1,24 +1,50 @@
-"""One line on standard error where a cold cache makes the first call compile."""
+"""What goes with a compilation: a line on standard error at the first one, and no search for garbage meanwhile."""
 
+import gc
 import sys
+import threading
 
 from numba.core import event
 
+ANNOUNCEMENT = (
+    "gradflow: compiling, once for this machine and version: about 10 s of processor time before the first run of a"
+    " smooth network, 15 s of one with kinks; kept on disk"
+)
+PROCEDURE = "gradflow:compile"
+"""Kind of event around the compilation of a procedure, which numba itself does not announce."""
 
-class _Announcement(event.Listener):
-    """Speaks at the first compilation of a function of gradflow; a function found in the cache is not compiled."""
 
-    said = False
+class _Compilation(event.Listener):
+    """Speaks at the first compilation of a function of gradflow, and holds the garbage collector during each.
+
+    A function found in the cache is not compiled. A compilation makes objects by the million: to look through them
+    again and again takes a seventh of its time.
+    """
+
+    def __init__(self):
+        self.said, self._depth, self._collecting, self._lock = False, 0, False, threading.Lock()
 
     def on_start(self, event):
         """A compilation begins."""
-        function = event.data["dispatcher"].py_func
-        if not self.said and str(function.__module__).startswith("gradflow."):
-            self.said = True
-            print("gradflow: compiling; it takes some seconds, once, and is then cached on disk", file=sys.stderr)
+        if not self.said and event.kind != PROCEDURE:
+            function = event.data["dispatcher"].py_func
+            if str(function.__module__).startswith("gradflow."):
+                self.said = True
+                print(ANNOUNCEMENT, file=sys.stderr)
+        with self._lock:
+            if self._depth == 0:
+                self._collecting = gc.isenabled()
+                gc.disable()
+            self._depth += 1
 
     def on_end(self, event):
         """A compilation has ended."""
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0 and self._collecting:
+                gc.enable()
 
 
-event.register("numba:compile", _Announcement())
+_compilation = _Compilation()
+for _kind in ("numba:compile", PROCEDURE):
+    event.register(_kind, _compilation)

@@ -26,7 +26,7 @@ SAFE_MATH = frozenset({"contract", "nsz", "arcp", "reassoc"})
 But test with ``abs(x) < math.inf``: under "reassoc" the x - x inside ``math.isfinite`` cancels if x is itself a sum.
 """
 
-WAY_OF_CALLING = 2
+WAY_OF_CALLING = 3
 """To be counted up when compiled functions find each other in another way."""
 
 _lock = threading.RLock()

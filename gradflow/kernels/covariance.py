@@ -14,14 +14,14 @@ from gradflow.kernels.entries import entry
 from gradflow.kernels.kernel import Kernel
 from gradflow.kernels.loss_terms import SPARE_PER_SAMPLE, differentiate, differentiate_twice
 from gradflow.kernels.matrices import add, add_penalty, multiply, multiply_nt, multiply_tn
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, view
+from gradflow.kernels.procedures import COUNTED, OPTIONS, address_of, integer_view, view
 
 SAMPLES, SIZE, DEPTH, LOSS, X, Y, TARGETS, SPARE, F, D, DF, DD, HEAD = range(13)
 INPUTS, OUTPUTS, WEIGHT, FIXED, RESIDUAL, ABOVE, BELOW, ABOVE_TANGENT, BELOW_TANGENT, STAGE = range(10)
 DECAY, FACTOR, CONSTANT, MATRICES = range(4)
 
 
-@njit(**OPTIONS)
+@njit(**COUNTED)
 def _row(layout, stage):
     """Entries of the layout that belong to a stage."""
     return integer_view(layout + 8 * (HEAD + STAGE * stage), STAGE)

@@ -14,7 +14,7 @@ from gradflow.kernels.entries import entry
 from gradflow.kernels.kernel import Kernel
 from gradflow.kernels.loss_terms import SPARE_PER_SAMPLE, differentiate, differentiate_twice
 from gradflow.kernels.matrices import add, add_penalty, add_to_rows, multiply, multiply_nt, multiply_tn, sum_rows
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, view
+from gradflow.kernels.procedures import COUNTED, OPTIONS, address_of, integer_view, view
 
 SAMPLES, CHUNK, SIZE, DEPTH, LOSS, X, Y, TARGETS, SPARE, SUM, HEAD = range(11)
 INPUTS, OUTPUTS, CODE, WEIGHT, FIXED, BIAS, IDENTITY, SKIP, SKIP_INPUTS, SKIP_WEIGHT, SHARED = range(11)
@@ -24,7 +24,7 @@ CHUNK_SAMPLES = 192
 CURVED = ("tanh", "sigmoid", "softplus", "gelu", "quadratic", "relu_squared")
 
 
-@njit(**OPTIONS)
+@njit(**COUNTED)
 def _row(layout, stage):
     """Entries of the layout that belong to a stage."""
     return integer_view(layout + 8 * (HEAD + STAGE * stage), STAGE)

@@ -18,13 +18,14 @@ import numba.extending
 from llvmlite import ir
 from llvmlite.binding import add_symbol
 from numba import njit, types
-from numba.core import ccallback, cgutils
+from numba.core import ccallback, cgutils, event
 from numba.core.caching import NullCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.sigutils import normalize_signature
 from numba.core.typing.templates import make_concrete_template
 from numba.np.arrayobj import populate_array
 
-import gradflow.kernels.announce  # noqa: F401
+from gradflow.kernels.announce import PROCEDURE
 from gradflow.kernels.calls import SAFE_MATH, mark_cache
 
 intrinsic: Any = numba.extending.intrinsic
@@ -35,11 +36,18 @@ OPTIONS: dict[str, Any] = {
     "fastmath": set(SAFE_MATH),
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
-    "_nrt": True,
+    "_nrt": False,
 }
-"""Of functions that only compiled code calls, which spares the code that Python would call them by."""
-EXACT: dict[str, Any] = OPTIONS | {"fastmath": {"contract", "nsz", "arcp"}}
+"""Of functions that only compiled code calls, and that make no arrays of their own.
+
+It spares the code that Python would call them by, and the counting of references: much of the time to compile.
+"""
+COUNTED: dict[str, Any] = OPTIONS | {"_nrt": True}
+"""Of functions that make arrays, or return a part of one that they were given."""
+EXACT: dict[str, Any] = COUNTED | {"fastmath": {"contract", "nsz", "arcp"}}
 """Without the licence to reorder sums."""
+
+_MAKERS = {"empty", "zeros", "ones", "full", "arange", "copy", "dot"}
 
 _C_TYPES = {types.int64: ctypes.c_int64, types.float64: ctypes.c_double, types.void: None}
 _SECONDS = 0.1
@@ -57,6 +65,35 @@ def procedure(signature: Any, *, exact: bool = False) -> Callable[[Callable], An
     return lambda function: Procedure(function, signature, EXACT if exact else OPTIONS)
 
 
+_CFunc: Any = ccallback.CFunc
+
+
+class _Made(_CFunc):
+    """The compiled form of a procedure, called as compiled functions call each other: C would need one more."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.found: int | None = None
+        self._compiler._customize_flags = self._customized
+
+    @staticmethod
+    def _customized(flags: Any) -> Any:
+        flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+        flags.enable_pyobject = False
+        return flags
+
+    @global_compiler_lock
+    def compile(self):
+        """Compile, or read from the cache."""
+        context = self._targetdescr.target_context
+        made: Any = self._cache.load_overload(self._sig, context)
+        if made is None:
+            made = self._compile_uncached()
+            self._cache.save_overload(self._sig, made)
+        self._library = made.library
+        self.found = self._library.get_pointer_to_function(made.fndesc.llvm_func_name)
+
+
 class Procedure:
     """A function that compiled code knows by the name of a slot, which holds its address."""
 
@@ -65,8 +102,10 @@ class Procedure:
         returned: Any
         arguments, returned = normalize_signature(signature)
         self.symbol = f"slot_of_{function.__module__}_{function.__name__}".replace(".", "_")
-        self._made: Any = ccallback.CFunc(function, (arguments, returned), locals={}, options=options)
-        self._type: Any = ctypes.CFUNCTYPE(*(_C_TYPES.get(kind, ctypes.c_void_p) for kind in (returned, *arguments)))
+        options = options | {"_nrt": not _MAKERS.isdisjoint(function.__code__.co_names)}
+        self._made: Any = _Made(function, (arguments, returned), locals={}, options=options)
+        places, kinds = (ctypes.c_void_p, ctypes.c_void_p), (_C_TYPES.get(kind, ctypes.c_void_p) for kind in arguments)
+        self._type: Any = ctypes.CFUNCTYPE(ctypes.c_int32, *places, *kinds)
         self._first = self._type(self._first_call)
         self._slot = ctypes.cast(self._first, ctypes.c_void_p)
         add_symbol(self.symbol, ctypes.addressof(self._slot))
@@ -76,21 +115,20 @@ class Procedure:
 
     def _write_call(self, context, builder, signature, values):
         """Write a call of what the slot points to into a function that is being compiled."""
-        void = signature.return_type == types.void
-        returned = ir.VoidType() if void else context.get_value_type(signature.return_type)
-        kind = ir.FunctionType(returned, [value.type for value in values]).as_pointer()
+        kind = context.call_conv.get_function_type(signature.return_type, signature.args).as_pointer()
         slot = builder.module.globals.get(self.symbol) or ir.GlobalVariable(builder.module, kind, self.symbol)
-        result = builder.call(builder.load(slot), values)
-        return context.get_dummy_value() if void else result
+        convention, function = context.call_conv, builder.load(slot)
+        return convention.call_function(builder, function, signature.return_type, signature.args, values)[1]
 
     def _first_call(self, *arguments):
         """Compile, and go on. Nothing may be raised here: compiled code is waiting."""
         while True:
             try:
                 with _lock:
-                    if self._made.address is None:
-                        self._compile()
-                return self._type(self._made.address)(*arguments)
+                    if self._made.found is None:
+                        with event.trigger_event(PROCEDURE):
+                            self._compile()
+                return self._type(self._made.found)(*arguments)
             except KeyboardInterrupt:
                 threading.Timer(_SECONDS, _thread.interrupt_main).start()
             except BaseException:
@@ -107,7 +145,7 @@ class Procedure:
         except OSError:
             self._made._cache = NullCache()
             self._made.compile()
-        self._slot.value = self._made.address
+        self._slot.value = self._made.found
 
 
 @intrinsic
@@ -163,3 +201,24 @@ def matrix(typing_context, address, rows, cols):
     """Matrix, row by row, at an address."""
     kind = types.Array(types.float64, 2, "C")
     return kind(types.int64, types.int64, types.int64), _array_at(kind)
+
+
+def _pointer_at(kind):
+    """Signature and code generator of a pointer at an address."""
+
+    def generate(context, builder, signature, values):
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind)(types.int64), generate
+
+
+@intrinsic
+def numbers_at(typing_context, address):
+    """Numbers at an address, to be indexed only: it compiles several times as fast as a `view`."""
+    return _pointer_at(types.float64)
+
+
+@intrinsic
+def integers_at(typing_context, address):
+    """Integers at an address, to be indexed only."""
+    return _pointer_at(types.int64)

@@ -6,11 +6,11 @@ import numpy as np
 from numba import njit
 
 from gradflow.kernels.elementwise import activate
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kernels.procedures import OPTIONS, address_of, integers_at, keep, numbers_at, procedure
 from gradflow.kinks.dense import state_at
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
 from gradflow.kinks.frozen import row_of, sliding_velocity
-from gradflow.kinks.passes import ABS, BIAS, CODE, HEAD, INPUTS, LEAKY, LINEAR, OUTPUTS, RELU, SLOPES, UNIT, WEIGHT, X
+from gradflow.kinks.passes import ABS, BIAS, CODE, INPUTS, LEAKY, LINEAR, OUTPUTS, RELU, SLOPES, UNIT, WEIGHT, X
 from gradflow.kinks.roots import NEAREST, SEARCH, first_point, next_point
 from gradflow.kinks.watch import EXACT, GRAZING, NUDGE, VANISHES
 
@@ -37,8 +37,8 @@ def theta_along(desk_at, x, theta):
 def preactivation(desk_at, theta, sigma, kink):
     """Pre-activation of one unit, by a pass of its sample alone."""
     desk = at(desk_at)
-    head, sigma = integer_view(desk.layout, HEAD), view(sigma, desk.units)
-    layer, sample = integer_view(desk.layers, desk.units)[kink], integer_view(desk.of_sample, desk.units)[kink]
+    head, sigma = integers_at(desk.layout), numbers_at(sigma)
+    layer, sample = integers_at(desk.layers)[kink], integers_at(desk.of_sample)[kink]
     widest, total = desk.inputs, 0.0
     for l in range(layer + 1):
         widest = max(widest, row_of(desk.layout, l)[OUTPUTS])
@@ -49,15 +49,15 @@ def preactivation(desk_at, theta, sigma, kink):
         width, inputs, unit = row[OUTPUTS], row[INPUTS], row[UNIT] + sample * row[OUTPUTS]
         first, last = (kink - unit, kink - unit + 1) if l == layer else (0, width)
         for c in range(first, last):
-            weights, total = view(theta + 8 * (row[WEIGHT] + c * inputs), inputs), 0.0
+            weights, total = numbers_at(theta + 8 * (row[WEIGHT] + c * inputs)), 0.0
             for p in range(inputs):
                 total += weights[p] * h[p]
             if head[BIAS]:
-                total += view(theta + 8 * (row[WEIGHT] + width * inputs + c), 1)[0]
+                total += numbers_at(theta + 8 * (row[WEIGHT] + width * inputs + c))[0]
             z[c] = total
         if l == layer:
             break
-        slopes = view(desk.numbers + 8 * (SLOPES + 2 * l), 2)
+        slopes = numbers_at(desk.numbers + 8 * (SLOPES + 2 * l))
         if row[CODE] != LINEAR and row[CODE] != RELU and row[CODE] != LEAKY and row[CODE] != ABS:
             activate(row[CODE], slopes[0], width, address_of(z), address_of(h), address_of(slope))
         else:
@@ -95,10 +95,10 @@ def pulls_along(desk_at, wall_at, x):
 @njit(**OPTIONS)
 def _mask_distance(desk, wall, pulls, a):
     """Distance of a multiplier from the ends of [0, d] in units of `mask_scale`, with the patience of its start."""
-    gap, scale = 8 * desk.capacity, view(desk.mask_scale, wall.count)[a]
-    sign = -1.0 if integer_view(wall.held, wall.count)[a] else 1.0
-    lam, att = view(pulls, wall.count)[a], view(pulls + gap, wall.count)[a]
-    first, pull = view(desk.pulls, wall.count)[a], view(desk.pulls + gap, wall.count)[a]
+    gap, scale = 8 * desk.capacity, numbers_at(desk.mask_scale)[a]
+    sign = -1.0 if integers_at(wall.held)[a] else 1.0
+    lam, att = numbers_at(pulls)[a], numbers_at(pulls + gap)[a]
+    first, pull = numbers_at(desk.pulls)[a], numbers_at(desk.pulls + gap)[a]
     start = min(sign * first, sign * (pull - first)) / scale
     patience = NUDGE - 3.0 * start if -GRAZING <= start < 0.0 else 0.0
     return min(sign * lam, sign * (att - lam)) / scale + patience
@@ -121,9 +121,9 @@ def margin(desk_at, wall_at, masks, x):
     if masks:
         return mask_margin(desk_at, wall_at, pulls_along(desk_at, wall_at, x))
     theta_along(desk_at, x, desk.along_theta)
-    watched, least = integer_view(desk.watched, desk.watched_count), math.inf
-    signs, slack = view(desk.watched_sign, desk.watched_count), view(desk.watched_slack, desk.watched_count)
-    growth = view(desk.watched_growth, desk.watched_count)
+    watched, least = integers_at(desk.watched), math.inf
+    signs, slack = numbers_at(desk.watched_sign), numbers_at(desk.watched_slack)
+    growth = numbers_at(desk.watched_growth)
     for a in range(desk.watched_count):
         z = preactivation(desk_at, desk.along_theta, desk.sigma, watched[a])
         least = min(least, signs[a] * z + slack[a] + growth[a] * x)
@@ -146,7 +146,7 @@ def refine(desk_at, wall_at, guess):
     """First violation above the first layer near the guess, on the dense output itself, if it precedes `x`."""
     desk = at(desk_at)
     end, count = min(desk.x, 1.0), 0
-    nodes, points = view(desk.nodes, desk.nodes_count), np.empty(desk.nodes_count + 5)
+    nodes, points = numbers_at(desk.nodes), np.empty(desk.nodes_count + 5)
     for shift in (-1e-3, -1e-6, 1e-6, 1e-3):
         points[count] = min(max(guess + shift, 0.0), end)
         count += 1
@@ -170,12 +170,12 @@ def refine(desk_at, wall_at, guess):
     x = bracketed_root(desk_at, wall_at, 0, low, at_low, high, at_high, 0.0) if at_low > 0.0 else low
     least = max(0.0, margin(desk_at, wall_at, 0, x))
     watched, culprits, found = (
-        integer_view(desk.watched, desk.watched_count),
-        integer_view(desk.culprits, desk.units),
+        integers_at(desk.watched),
+        integers_at(desk.culprits),
         0,
     )
-    signs, slack = view(desk.watched_sign, desk.watched_count), view(desk.watched_slack, desk.watched_count)
-    growth = view(desk.watched_growth, desk.watched_count)
+    signs, slack = numbers_at(desk.watched_sign), numbers_at(desk.watched_slack)
+    growth = numbers_at(desk.watched_growth)
     for a in range(desk.watched_count):
         z = preactivation(desk_at, desk.along_theta, desk.sigma, watched[a])
         if signs[a] * z + slack[a] + growth[a] * x <= least:
@@ -189,9 +189,9 @@ def refine(desk_at, wall_at, guess):
 def _depart(desk, wall, x, pulls, least):
     """Note which masks leave at x and to which side; -1 if one loses its attraction there."""
     m, found = wall.count, 0
-    lam, att, scale = view(pulls, m), view(pulls + 8 * desk.capacity, m), view(desk.mask_scale, m)
-    kinks = integer_view(wall.kinks, m)
-    culprits, sides = integer_view(desk.culprits, desk.units), integer_view(desk.sides, desk.units)
+    lam, att, scale = numbers_at(pulls), numbers_at(pulls + 8 * desk.capacity), numbers_at(desk.mask_scale)
+    kinks = integers_at(wall.kinks)
+    culprits, sides = integers_at(desk.culprits), integers_at(desk.sides)
     for a in range(m):
         if _mask_distance(desk, wall, pulls, a) > max(2.0 * EXACT, least):
             continue
@@ -212,12 +212,12 @@ def first_departure(desk_at, wall_at, limit):
     desk, wall = at(desk_at), at(wall_at)
     m, gap, count = wall.count, 8 * desk.capacity, 0
     end = desk.stage_pulls + 2 * desk.stages * gap
-    here, there, scale = view(desk.pulls + gap, m), view(end + gap, m), view(desk.mask_scale, m)
+    here, there, scale = numbers_at(desk.pulls + gap), numbers_at(end + gap), numbers_at(desk.mask_scale)
     for a in range(m):
         size = max(abs(here[a]), abs(there[a]))
         scale[a] = size if size > 0.0 else 1.0
     desk.along, desk.trouble = math.nan, 0
-    nodes, points = view(desk.C, desk.stages), np.empty(desk.stages + 1)
+    nodes, points = numbers_at(desk.C), np.empty(desk.stages + 1)
     for j in range(1, desk.stages):
         if nodes[j] < 1.0 and mask_margin(desk_at, wall_at, desk.stage_pulls + 2 * j * gap) < 0.0:
             points[count] = min(nodes[j], limit)

@@ -8,7 +8,7 @@ import math
 from numba import njit
 
 from gradflow.kernels.entries import entry
-from gradflow.kernels.procedures import OPTIONS, integer_view, procedure, view
+from gradflow.kernels.procedures import OPTIONS, integers_at, numbers_at, procedure
 from gradflow.kinks.along import first_departure, theta_along
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy, pointer_to
 from gradflow.kinks.frozen import sliding_velocity, take_step
@@ -40,8 +40,8 @@ def looks(desk_at):
     left, quiet = desk.t_end - desk.t, desk.accepted - desk.since >= desk.patience
     if quiet and left / desk.h * (desk.rows - 1) > desk.least:
         return True
-    theta, atol, total = view(desk.theta, desk.size), view(desk.atol, desk.size), 0.0
-    velocity = view(desk.all_stages + 8 * desk.own * desk.rows * desk.size, desk.size)
+    theta, atol, total = numbers_at(desk.theta), numbers_at(desk.atol), 0.0
+    velocity = numbers_at(desk.all_stages + 8 * desk.own * desk.rows * desk.size)
     for p in range(desk.size):
         share = velocity[p] / max(atol[p] + desk.rtol * abs(theta[p]), 1e-300)
         total += share * share
@@ -72,7 +72,7 @@ def move(desk_at, t, end):
     States at save times on the way are written, and the blocks of stages change places.
     """
     desk = at(desk_at)
-    times = view(desk.save_times, desk.save_count)
+    times = numbers_at(desk.save_times)
     while desk.save_next < desk.save_count and times[desk.save_next] <= t:
         target = desk.saved + 8 * desk.save_next * desk.size
         if times[desk.save_next] < t:
@@ -112,17 +112,17 @@ def accept(desk_at):
 def _record(desk, kind, kink, mask):
     """Add a row to the record."""
     row = desk.row_count
-    integer_view(desk.kinds, desk.most_rows)[row] = kind
-    integer_view(desk.kinks, desk.most_rows)[row] = kink
-    view(desk.masks, desk.most_rows)[row] = mask
-    integer_view(desk.row_instants, desk.most_rows)[row] = desk.instant_count
+    integers_at(desk.kinds)[row] = kind
+    integers_at(desk.kinks)[row] = kink
+    numbers_at(desk.masks)[row] = mask
+    integers_at(desk.row_instants)[row] = desk.instant_count
     desk.row_count = row + 1
 
 
 @njit(**OPTIONS)
-def _place(kinks, kink):
+def _place(kinks, count, kink):
     """Place of a kink in a list; -1 if it is not there."""
-    for a in range(kinks.size):
+    for a in range(count):
         if kinks[a] == kink:
             return a
     return -1
@@ -132,25 +132,25 @@ def _place(kinks, kink):
 def write_record(desk_at, wall_at, next_at):
     """Who crossed, ended and began to slide, in this order, and the region reached."""
     desk, wall, new = at(desk_at), at(wall_at), at(next_at)
-    names, status = integer_view(desk.names, desk.name_count), integer_view(desk.status, desk.name_count)
-    sigma, before = view(desk.next_sigma, desk.units), view(desk.sigma, desk.units)
-    slid, slides = integer_view(wall.kinks, wall.count), integer_view(new.kinks, new.count)
-    lam, att = view(desk.event_pulls, new.count), view(desk.event_pulls + 8 * desk.capacity, new.count)
+    names, status = integers_at(desk.names), integers_at(desk.status)
+    sigma, before = numbers_at(desk.next_sigma), numbers_at(desk.sigma)
+    slid, slides = integers_at(wall.kinks), integers_at(new.kinks)
+    lam, att = numbers_at(desk.event_pulls), numbers_at(desk.event_pulls + 8 * desk.capacity)
     top = 0.0
     for a in range(new.count):
         top = max(top, abs(att[a]))
     for kind in (CROSS, EXIT, SLIDES):
         for a in range(desk.name_count):
-            kink, was = names[a], _place(slid, names[a]) >= 0
+            kink, was = names[a], _place(slid, wall.count, names[a]) >= 0
             if kind == CROSS and status[a] != SLIDE and not was and before[kink] != sigma[kink]:
                 _record(desk, kind, kink, sigma[kink])
             elif kind == EXIT and status[a] != SLIDE and was:
                 _record(desk, kind, kink, sigma[kink])
             elif kind == SLIDES and status[a] == SLIDE and not was:
-                place = _place(slides, kink)
+                place = _place(slides, new.count, kink)
                 _record(desk, kind, kink, 0.0 if abs(att[place]) <= 1e-14 * top else lam[place] / att[place])
     region = name_region(desk.units, desk.next_sigma, new.count, new.kinks)
-    integer_view(desk.regions, desk.most_instants)[desk.instant_count] = region
+    integers_at(desk.regions)[desk.instant_count] = region
     return 0
 
 
@@ -190,7 +190,7 @@ def commit(desk_at, wall_at, next_at, x):
     copy(desk.event_count, desk.event_fresh, desk.fresh)
     copy(desk.event_dark_count, desk.event_dark, desk.dark)
     _swap(wall, new)
-    instants = view(desk.instants, desk.old_instants + desk.most_instants)
+    instants = numbers_at(desk.instants)
     last = desk.old_instants + desk.instant_count
     instants[last] = desk.t
     desk.instant_count += 1

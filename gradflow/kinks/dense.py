@@ -3,7 +3,7 @@
 from numba import types
 
 from gradflow.kernels.entries import entry
-from gradflow.kernels.procedures import address_of, procedure, view
+from gradflow.kernels.procedures import address_of, numbers_at, procedure
 from gradflow.kernels.sums import add_rows, sum_rows
 
 INT, FLOAT = types.int64, types.float64
@@ -15,7 +15,7 @@ def step_coefficients(size, rows, degree, powers, places, stages, bend, length, 
     for p in range(degree):
         sum_rows(size, rows, powers + 8 * p * rows, places, stages, size, 0, out + 8 * p * size, length)
     if bend:
-        bend, first, second = view(bend, size), view(out, size), view(out + 8 * size, size)
+        bend, first, second = numbers_at(bend), numbers_at(out), numbers_at(out + 8 * size)
         for p in range(size):
             first[p] += 3.0 * bend[p]
             second[p] -= 2.0 * bend[p]
@@ -25,7 +25,7 @@ def step_coefficients(size, rows, degree, powers, places, stages, bend, length, 
 @procedure(INT(INT, INT, INT, INT, INT, INT, FLOAT, INT))
 def state_at(size, degree, coefficients, places, weights, theta, x, out):
     """Theta at the fraction x; `weights` is room for the powers of x."""
-    powers, total = view(weights, degree), 1.0
+    powers, total = numbers_at(weights), 1.0
     for p in range(degree):
         total *= x
         powers[p] = total

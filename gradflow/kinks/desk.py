@@ -1,12 +1,16 @@
 """What compiled code knows of a kinked run: records of numbers and of addresses of arrays, handed on by pointer."""
 
 import math
+import zlib
+from typing import Any
 
 import numba
 import numpy as np
 from numba import types
+from numba.core.datamodel import models
+from numba.extending import register_model
 
-from gradflow.kernels.procedures import integer_view, intrinsic, procedure, view
+from gradflow.kernels.procedures import integers_at, intrinsic, numbers_at, procedure
 
 INT, FLOAT = types.int64, types.float64
 
@@ -40,11 +44,28 @@ _NUMBERS = (
 )
 
 
+class Brief(types.Record):
+    """Record whose name is short: numba's own names tell all fields, and are written out wherever it is used."""
+
+    def __init__(self, fields, size, aligned):
+        super().__init__(fields, size, aligned)
+        self.name = f"brief_{zlib.crc32(self.name.encode()):x}"
+
+    def __repr__(self):
+        return self.name
+
+
+register_model(Brief)(models.RecordModel)
+_pointers: dict = {}
+
+
 def _record(integers, numbers=""):
     """Record of integers and numbers, and a pointer to one as compiled code knows it."""
     fields = [(name, "i8") for name in integers.split()] + [(name, "f8") for name in numbers.split()]
-    dtype = np.dtype(fields)
-    return dtype, types.CPointer(numba.from_dtype(dtype))
+    dtype: Any = np.dtype(fields)
+    places = [(name, {"type": numba.from_dtype(kind), "offset": at}) for name, (kind, at) in dtype.fields.items()]
+    pointer = _pointers[numba.from_dtype(dtype)] = types.CPointer(Brief(places, dtype.itemsize, False))
+    return dtype, pointer
 
 
 _INTEGERS = " ".join((_NETWORK, _METHOD, _PLACE, _LAST_STEP, _TRIAL, _EVENT, _RECORD))
@@ -69,7 +90,7 @@ def at(typing_context, pointer):
 @procedure(INT(INT, INT, INT))
 def copy(count, source, target):
     """Copy numbers or integers from one address to another."""
-    source, target = integer_view(source, count), integer_view(target, count)
+    source, target = integers_at(source), integers_at(target)
     for i in range(count):
         target[i] = source[i]
     return count
@@ -78,7 +99,7 @@ def copy(count, source, target):
 @procedure(FLOAT(INT, INT))
 def length_of(vector, count):
     """Euclidean length."""
-    vector, total = view(vector, count), 0.0
+    vector, total = numbers_at(vector), 0.0
     for i in range(count):
         total += vector[i] * vector[i]
     return math.sqrt(total)
@@ -93,4 +114,4 @@ def pointer_to(typing_context, array):
         data = context.make_array(array)(context, builder, value=values[0]).data
         return builder.bitcast(data, kind)
 
-    return types.CPointer(array.dtype)(array), generate
+    return _pointers[array.dtype](array), generate

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from gradflow.kernels.matrices import multiply
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kernels.procedures import OPTIONS, address_of, integers_at, keep, numbers_at, procedure
 from gradflow.kernels.sums import add_rows, sum_rows
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at
 from gradflow.kinks.factors import along_normals, factor_normals, gram_of, remove_normals, room_for
@@ -32,7 +32,7 @@ from gradflow.kinks.planes import slide_flat
 def largest(values, count):
     """Largest size of some numbers: eight at a time, since a single maximum would wait for each comparison."""
     a = b = c = d = e = f = g = h = 0.0
-    values = view(values, count)
+    values = numbers_at(values)
     whole = count - count % 8
     for i in range(0, whole, 8):
         a, b = max(a, abs(values[i])), max(b, abs(values[i + 1]))
@@ -47,7 +47,7 @@ def largest(values, count):
 @njit(**OPTIONS)
 def row_of(layout, layer):
     """Entries of the layout that belong to a layer."""
-    return integer_view(layout + 8 * (HEAD + LAYER * layer), LAYER)
+    return integers_at(layout + 8 * (HEAD + LAYER * layer))
 
 
 @procedure(INT(Desk, Wall, INT, INT, INT, INT))
@@ -66,10 +66,10 @@ def attractions(desk_at, kinks, count, delta, layer, out):
     """d of each kink (of one layer, or of all for -1)."""
     desk = at(desk_at)
     top = desk.rounding * largest(delta, desk.units)
-    kinks, delta, out = integer_view(kinks, count), view(delta, desk.units), view(out, count)
-    layers, gap = integer_view(desk.layers, desk.units), view(desk.gap, desk.units)
-    tied_at, tied = integer_view(desk.tied_at, desk.units + 1), integer_view(desk.tied, desk.units + desk.ties)
-    factor = view(desk.factor, desk.units + desk.ties)
+    kinks, delta, out = integers_at(kinks), numbers_at(delta), numbers_at(out)
+    layers, gap = integers_at(desk.layers), numbers_at(desk.gap)
+    tied_at, tied = integers_at(desk.tied_at), integers_at(desk.tied)
+    factor = numbers_at(desk.factor)
     for a in range(count):
         kink = kinks[a]
         if layer >= 0 and layers[kink] != layer:
@@ -86,12 +86,12 @@ def attractions(desk_at, kinks, count, delta, layer, out):
 def is_stacked(desk_at, kinks, count, slides):
     """Whether a sample of some sliding kink (of all, if `slides` is 0) has one of the kinks in a lower layer too."""
     desk = at(desk_at)
-    kinks, slides = integer_view(kinks, count), integer_view(slides, count if slides else 0)
-    layers, samples = integer_view(desk.layers, desk.units), integer_view(desk.of_sample, desk.units)
-    least, most, some = desk.units, -1, slides.size == 0
+    kinks, chosen = integers_at(kinks), integers_at(slides)
+    layers, samples = integers_at(desk.layers), integers_at(desk.of_sample)
+    least, most, some = desk.units, -1, slides == 0
     for a in range(count):
         least, most = min(least, layers[kinks[a]]), max(most, layers[kinks[a]])
-        some = some or (slides.size > 0 and slides[a] != 0)
+        some = some or chosen[a] != 0
     if desk.flat or least >= most or not some:
         return 0
     if desk.ties:
@@ -101,7 +101,7 @@ def is_stacked(desk_at, kinks, count, slides):
         sample = samples[kinks[a]]
         lowest[sample] = min(lowest[sample], layers[kinks[a]])
     for a in range(count):
-        if (slides.size == 0 or slides[a]) and lowest[samples[kinks[a]]] < layers[kinks[a]]:
+        if (slides == 0 or chosen[a]) and lowest[samples[kinks[a]]] < layers[kinks[a]]:
             return 1
     return 0
 
@@ -110,11 +110,11 @@ def is_stacked(desk_at, kinks, count, slides):
 def stacked_attractions(desk_at, theta, slope, delta, kinks, count, slides, multipliers, out):
     """d of each kink under the masks of the sliding kinks in the layers above; changes slopes and adjoints."""
     desk = at(desk_at)
-    names, layers = integer_view(kinks, count), integer_view(desk.layers, desk.units)
-    slides = integer_view(slides, count if slides else 0)
-    multipliers, found, slopes = view(multipliers, count), view(out, count), view(slope, desk.units)
-    tied_at, tied = integer_view(desk.tied_at, desk.units + 1), integer_view(desk.tied, desk.units + desk.ties)
-    low, gap, factor = view(desk.low, desk.units), view(desk.gap, desk.units), view(desk.factor, desk.units + desk.ties)
+    names, layers = integers_at(kinks), integers_at(desk.layers)
+    chosen = integers_at(slides)
+    multipliers, found, slopes = numbers_at(multipliers), numbers_at(out), numbers_at(slope)
+    tied_at, tied = integers_at(desk.tied_at), integers_at(desk.tied)
+    low, gap, factor = numbers_at(desk.low), numbers_at(desk.gap), numbers_at(desk.factor)
     first, last = desk.units, -1
     for a in range(count):
         first, last = min(first, layers[names[a]]), max(last, layers[names[a]])
@@ -124,11 +124,11 @@ def stacked_attractions(desk_at, theta, slope, delta, kinks, count, slides, mult
             break
         top = 0.0
         for a in range(count):
-            if layers[names[a]] == layer and (slides.size == 0 or slides[a]):
+            if layers[names[a]] == layer and (slides == 0 or chosen[a]):
                 top = max(top, abs(found[a]))
         for a in range(count):
             kink = names[a]
-            if layers[kink] != layer or (slides.size and not slides[a]):
+            if layers[kink] != layer or (slides and not chosen[a]):
                 continue
             mask = 0.0 if abs(found[a]) <= 1e-14 * top else multipliers[a] / found[a]
             for t in range(tied_at[kink], tied_at[kink + 1]):
@@ -136,7 +136,7 @@ def stacked_attractions(desk_at, theta, slope, delta, kinks, count, slides, mult
                 slopes[tied[t]] = low[kink] + gap[kink] * own
         row, below = row_of(desk.layout, layer), row_of(desk.layout, layer - 1)[UNIT]
         size = desk.samples * row[OUTPUTS]
-        errors, own, by = np.empty(size), view(delta + 8 * row[UNIT], size), view(slope + 8 * row[UNIT], size)
+        errors, own, by = np.empty(size), numbers_at(delta + 8 * row[UNIT]), numbers_at(slope + 8 * row[UNIT])
         for i in range(size):
             errors[i] = own[i] * by[i]
         weight, target = theta + 8 * row[WEIGHT], delta + 8 * below
@@ -148,9 +148,9 @@ def stacked_attractions(desk_at, theta, slope, delta, kinks, count, slides, mult
 @njit(**OPTIONS)
 def remove_rows(m, size, rows, weights, vector):
     """vector -= rows' weights."""
-    weights, vector = view(weights, m), view(vector, size)
+    weights, vector = numbers_at(weights), numbers_at(vector)
     for a in range(m):
-        row, weight = view(rows + 8 * a * size, size), weights[a]
+        row, weight = numbers_at(rows + 8 * a * size), weights[a]
         for p in range(size):
             vector[p] -= weight * row[p]
 
@@ -192,7 +192,7 @@ def sliding_velocity(desk_at, wall_at, theta, sigma, units, velocity, pulls):
     """Objective (in `found`), velocity, multipliers and attractions; 0 if normals are dependent."""
     desk = at(desk_at)
     desk.found = pass_gradient(desk.layout, desk.numbers, theta, sigma, units, velocity)
-    out = view(velocity, desk.size)
+    out = numbers_at(velocity)
     for p in range(desk.size):
         out[p] = -out[p]
     return slide(desk_at, wall_at, theta, units, velocity, pulls)
@@ -213,15 +213,16 @@ def restore_curved(desk_at, wall_at, theta, units, bend):
     m, size = wall.count, desk.size
     preactivations(desk_at, theta, desk.sigma, units)
     factors, z, multipliers = np.empty(room_for(desk.layout, m)), np.empty(m), np.empty(m)
-    heights, kinks = view(units, desk.units), integer_view(wall.kinks, m)
+    heights, kinks = numbers_at(units), integers_at(wall.kinks)
     for a in range(m):
         z[a] = heights[kinks[a]]
     room, lam = address_of(factors), address_of(multipliers)
     top = factor_normals(desk.layout, desk.numbers, theta, units, m, wall.kinks, room)
     independent = solve_normals(desk_at, wall_at, top, room, address_of(z), lam)
     if independent:
-        move, place = view(bend, size), view(theta, size)
-        move[:] = 0.0
+        move, place = numbers_at(bend), numbers_at(theta)
+        for p in range(size):
+            move[p] = 0.0
         remove_normals(desk.layout, m, top, room, lam, bend)
         for p in range(size):
             place[p] += move[p]
@@ -236,7 +237,7 @@ def step_error(desk_at, stages, y_new):
     """Root mean square of the estimated error over the tolerance; two estimates are joined as Hairer does."""
     desk = at(desk_at)
     size, rows = desk.size, desk.rows
-    y, new, atol, estimate = view(desk.theta, size), view(y_new, size), view(desk.atol, size), np.empty(size)
+    y, new, atol, estimate = numbers_at(desk.theta), numbers_at(y_new), numbers_at(desk.atol), np.empty(size)
     first, second = 0.0, 0.0
     for e in range(desk.estimates):
         sum_rows(size, rows, desk.E + 8 * e * rows, desk.places, stages, size, 0, address_of(estimate), 1.0)
@@ -268,7 +269,9 @@ def take_step(desk_at, wall_at, own):
         desk.ends + 8 * own * size,
         desk.bends + 8 * own * size,
     )
-    view(bend, size)[:] = 0.0
+    moved = numbers_at(bend)
+    for p in range(size):
+        moved[p] = 0.0
     argument, spare, value, independent = np.empty(size), np.empty(4 * desk.units), math.nan, 1
     for j in range(1, rows):
         target, units = address_of(argument), address_of(spare)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numba import njit
 
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kernels.procedures import OPTIONS, address_of, integers_at, keep, numbers_at, procedure
 from gradflow.kinks.along import refine, theta_along
 from gradflow.kinks.dense import step_coefficients
 from gradflow.kinks.desk import FLOAT, INT, Desk, Wall, at, copy
@@ -16,7 +16,6 @@ from gradflow.kinks.frozen import largest, preactivations, row_of
 from gradflow.kinks.look import COARSE, EXACT
 from gradflow.kinks.passes import (
     DEPTH,
-    HEAD,
     INPUTS,
     OUTPUTS,
     UNIT,
@@ -33,7 +32,7 @@ the path, where both are guesses."""
 @njit(**OPTIONS)
 def _ignore(signs, kinks, count):
     """Watch no side of some kinks."""
-    kinks = integer_view(kinks, count)
+    kinks = integers_at(kinks)
     for a in range(count):
         signs[kinks[a]] = 0.0
 
@@ -42,17 +41,17 @@ def _ignore(signs, kinks, count):
 def watch_sides(desk_at, wall_at):
     """Signs +1 and -1 of the sides that are watched, unless known, and the depths of violations; how many there are."""
     desk = at(desk_at)
-    signs, live = view(desk.signs, desk.units), integer_view(desk.live, desk.units)
-    z, slack, theta = view(desk.z, desk.units), view(desk.slack, desk.units), desk.theta
+    signs, live = numbers_at(desk.signs), integers_at(desk.live)
+    z, slack, theta = numbers_at(desk.z), numbers_at(desk.slack), desk.theta
     if not desk.signs_known:
-        sigma = view(desk.sigma, desk.units)
+        sigma = numbers_at(desk.sigma)
         for i in range(desk.units):
             signs[i] = live[i] * (2.0 * sigma[i] - 1.0)
         _ignore(signs, at(wall_at).kinks, at(wall_at).count)
         _ignore(signs, desk.dark, desk.dark_count)
         _ignore(signs, desk.fresh, desk.fresh_count)
         desk.signs_known = 1
-    layout = integer_view(desk.layout, HEAD)
+    layout = integers_at(desk.layout)
     below = desk.input_scale
     wrong = 0
     for l in range(layout[DEPTH] - 1):
@@ -71,7 +70,7 @@ def watch_sides(desk_at, wall_at):
 def scales_of(desk, theta, z, scales):
     """Size of the pre-activations of each hidden layer: the largest, but not less than what rounding can cause."""
     below = desk.input_scale
-    for l in range(scales.size):
+    for l in range(integers_at(desk.layout)[DEPTH] - 1):
         row = row_of(desk.layout, l)
         weight = largest(theta + 8 * row[WEIGHT], row[INPUTS] * row[OUTPUTS])
         below = max(largest(z + 8 * row[UNIT], desk.samples * row[OUTPUTS]), 1e-2 * weight * below)
@@ -81,13 +80,15 @@ def scales_of(desk, theta, z, scales):
 @procedure(INT(INT, INT, INT, INT, INT, INT, INT))
 def wrong_columns(rows, cols, matrix, values, signs, slack, marks):
     """Marks the columns of matrix (rows, rows) times values (rows, cols) with an entry on the wrong side; how many."""
-    matrix, signs, slack, marks = view(matrix, rows * rows), view(signs, cols), view(slack, cols), view(marks, cols)
+    matrix, signs, slack, marks = numbers_at(matrix), numbers_at(signs), numbers_at(slack), numbers_at(marks)
     spare, wrong = np.empty(cols), 0
-    marks[:] = 0.0
+    for i in range(cols):
+        marks[i] = 0.0
     for r in range(rows):
-        spare[:] = 0.0
+        for i in range(cols):
+            spare[i] = 0.0
         for p in range(rows):
-            weight, row = matrix[r * rows + p], view(values + 8 * p * cols, cols)
+            weight, row = matrix[r * rows + p], numbers_at(values + 8 * p * cols)
             if weight != 0.0:
                 for i in range(cols):
                     spare[i] += weight * row[i]
@@ -102,10 +103,11 @@ def wrong_columns(rows, cols, matrix, values, signs, slack, marks):
 def reach_of_neurons(desk_at, reach):
     """How far the weights and bias of each neuron of the first layer go in the step, at most: sums of lengths."""
     desk = at(desk_at)
-    width, inputs, reach = desk.width, desk.inputs, view(reach, desk.width)
-    reach[:] = 0.0
+    width, inputs, reach = desk.width, desk.inputs, numbers_at(reach)
+    for c in range(width):
+        reach[c] = 0.0
     for p in range(desk.degree):
-        block = view(desk.coefficients + 8 * p * desk.size, width * (inputs + desk.bias))
+        block = numbers_at(desk.coefficients + 8 * p * desk.size)
         for c in range(width):
             total = 0.0
             for q in range(c * inputs, (c + 1) * inputs):
@@ -121,14 +123,14 @@ def _motion(desk, kink, out):
     """Coefficients of 1, x, x^2, ... of the pre-activation of a first-layer kink."""
     width, inputs = desk.width, desk.inputs
     i, c = kink // width, kink % width
-    x = view(desk.numbers + 8 * (integer_view(desk.layout, HEAD)[X] + i * inputs), inputs)
-    out[0] = view(desk.z, desk.units)[kink]
+    x = numbers_at(desk.numbers + 8 * (integers_at(desk.layout)[X] + i * inputs))
+    out[0] = numbers_at(desk.z)[kink]
     for p in range(desk.degree):
         block = desk.coefficients + 8 * p * desk.size
-        weights, total = view(block + 8 * c * inputs, inputs), 0.0
+        weights, total = numbers_at(block + 8 * c * inputs), 0.0
         for q in range(inputs):
             total += weights[q] * x[q]
-        out[p + 1] = total + view(block + 8 * (width * inputs + c), 1)[0] if desk.bias else total
+        out[p + 1] = total + numbers_at(block + 8 * (width * inputs + c))[0] if desk.bias else total
 
 
 @njit(**OPTIONS)
@@ -138,7 +140,7 @@ def _early(matrix, size, values, step, sign, slack, spare, halvings, end):
     for r in range(size):
         total = 0.0
         for p in range(size):
-            total += view(matrix + 8 * (r * size + p), 1)[0] * view(values + 8 * p * step, 1)[0]
+            total += numbers_at(matrix + 8 * (r * size + p))[0] * numbers_at(values + 8 * p * step)[0]
         spare[r] = sign * total + slack
         doubt = doubt or spare[r] < 0.0
     return negative_from(address_of(spare), size, halvings, end) if doubt else 2.0
@@ -153,8 +155,8 @@ def violation_in_first_layer(desk_at):
     desk = at(desk_at)
     width, cols, degree, count = desk.width, desk.first, desk.degree, 0
     motion, spare, reach = np.empty(degree + 1), np.empty(degree + 1), np.empty(width)
-    kinks, times, lengths = np.empty(cols, np.int64), np.empty(cols), view(desk.lengths, desk.samples)
-    signs, slack, z, column = view(desk.signs, cols), view(desk.slack, cols), view(desk.z, cols), address_of(motion)
+    kinks, times, lengths = np.empty(cols, np.int64), np.empty(cols), numbers_at(desk.lengths)
+    signs, slack, z, column = numbers_at(desk.signs), numbers_at(desk.slack), numbers_at(desk.z), address_of(motion)
     end = 1.0
     reach_of_neurons(desk_at, address_of(reach))
     for i in range(desk.samples):
@@ -166,8 +168,8 @@ def violation_in_first_layer(desk_at):
                 times[count] = _early(desk.from_powers, degree + 1, column, 1, sign, some, spare, EXACT, end)
                 kinks[count], end = kink, min(end, times[count] + TOGETHER)
                 count += times[count] <= 1.0
-    fresh, rest = integer_view(desk.fresh, desk.fresh_count), view(desk.fresh_rest, desk.fresh_count)
-    sigma = view(desk.sigma, desk.units)
+    fresh, rest = integers_at(desk.fresh), numbers_at(desk.fresh_rest)
+    sigma = numbers_at(desk.sigma)
     for a in range(desk.fresh_count):
         if fresh[a] < cols:
             sign, i = 2.0 * sigma[fresh[a]] - 1.0, fresh[a]
@@ -175,7 +177,7 @@ def violation_in_first_layer(desk_at):
             times[count] = _early(desk.from_shorter, degree, column + 8, 1, sign, rest[a] * desk.h, spare, EXACT, end)
             kinks[count], end = i, min(end, times[count] + TOGETHER)
             count += times[count] <= 1.0
-    x, culprits, found = math.inf, integer_view(desk.culprits, desk.units), 0
+    x, culprits, found = math.inf, integers_at(desk.culprits), 0
     for a in range(count):
         x = min(x, times[a])
     for a in range(count):
@@ -193,10 +195,10 @@ def violation_in_first_layer(desk_at):
 def _watch(desk, kink, sign, slack, growth):
     """Add a kink to those watched."""
     a = desk.watched_count
-    integer_view(desk.watched, desk.units)[a] = kink
-    view(desk.watched_sign, desk.units)[a] = sign
-    view(desk.watched_slack, desk.units)[a] = slack
-    view(desk.watched_growth, desk.units)[a] = growth
+    integers_at(desk.watched)[a] = kink
+    numbers_at(desk.watched_sign)[a] = sign
+    numbers_at(desk.watched_slack)[a] = slack
+    numbers_at(desk.watched_growth)[a] = growth
     desk.watched_count = a + 1
 
 
@@ -205,7 +207,7 @@ def doubts_above(desk_at):
     """Watch the kinks above the first layer that may leave their side; least root of their polynomials, or 2."""
     desk = at(desk_at)
     cols, count, begin, guess = desk.units - desk.begin, desk.nodes_count, desk.begin, 2.0
-    nodes, spare, end = view(desk.nodes, count), np.empty(count), 1.0
+    nodes, spare, end = numbers_at(desk.nodes), np.empty(count), 1.0
     values, marks, units = np.empty(count * cols), np.empty(cols), np.empty(4 * desk.units)
     table = address_of(values)
     copy(cols, desk.z + 8 * begin, table)
@@ -215,7 +217,7 @@ def doubts_above(desk_at):
         copy(cols, address_of(units) + 8 * begin, table + 8 * k * cols)
     copy(cols, desk.spare_units + 8 * begin, table + 8 * (count - 1) * cols)
     desk.watched_count = 0
-    signs, slack, sigma = view(desk.signs, desk.units), view(desk.slack, desk.units), view(desk.sigma, desk.units)
+    signs, slack, sigma = numbers_at(desk.signs), numbers_at(desk.slack), numbers_at(desk.sigma)
     if wrong_columns(
         count, cols, desk.from_values, table, desk.signs + 8 * begin, desk.slack + 8 * begin, address_of(marks)
     ):
@@ -226,8 +228,8 @@ def doubts_above(desk_at):
                 if x <= end:
                     _watch(desk, a, signs[a], slack[a], 0.0)
                     guess, end = min(guess, x), min(end, x + ABOUT)
-    fresh, speed = integer_view(desk.fresh, desk.fresh_count), view(desk.fresh_speed, desk.fresh_count)
-    rests, column = view(desk.fresh_rest, desk.fresh_count), np.empty(count)
+    fresh, speed = integers_at(desk.fresh), numbers_at(desk.fresh_speed)
+    rests, column = numbers_at(desk.fresh_rest), np.empty(count)
     for f in range(desk.fresh_count):
         a = fresh[f]
         if a < begin:

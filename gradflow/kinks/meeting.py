@@ -6,39 +6,44 @@ The rules are those of :func:`gradflow.kinks.arrive.arrive` and :func:`gradflow.
 import numpy as np
 from numba import njit
 
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kernels.procedures import OPTIONS, address_of, integers_at, keep, numbers_at, procedure
 from gradflow.kinks.arrive import GRAZING, NEAR
 from gradflow.kinks.desk import INT, Desk, Wall, at
 from gradflow.kinks.frozen import preactivations, restore_curved
 from gradflow.kinks.inside import scales_of
-from gradflow.kinks.passes import DEPTH, HEAD, pass_normals
+from gradflow.kinks.passes import DEPTH, pass_normals
 from gradflow.kinks.planes import project, span
 from gradflow.kinks.rules import SLIDE, TIE
 from gradflow.kinks.settling import change
 
 
-@njit(**OPTIONS)
-def _mark(marks, kinks, count, mark):
+@procedure(INT(INT, INT, INT, INT))
+def put_mark(marks, kinks, count, mark):
     """Add a mark to some kinks."""
-    kinks = integer_view(kinks, count)
+    marks, kinks = integers_at(marks), integers_at(kinks)
     for a in range(count):
         marks[kinks[a]] |= mark
+    return count
 
 
 @procedure(INT(Desk, Wall, INT))
-def reached(desk_at, wall_at, marks):
-    """Name the kinks at 0 or beyond, then those just left that are still near; returns the number of the first."""
+def reached(desk_at, wall_at, address):
+    """Name the kinks at 0 or beyond, then those just left that are still near; returns the number of the first.
+
+    The marks at the address become 1 for fresh kinks, 2 for culprits, 4 for sliding ones and 16 for dark ones.
+    """
     desk, wall = at(desk_at), at(wall_at)
-    layers, live = integer_view(desk.layers, desk.units), integer_view(desk.live, desk.units)
-    z, before, sigma = view(desk.event_units, desk.units), view(desk.z, desk.units), view(desk.sigma, desk.units)
-    names, marks = integer_view(desk.names, desk.units), integer_view(marks, desk.units)
-    scales = np.empty(integer_view(desk.layout, HEAD)[DEPTH] - 1)
+    layers, live = integers_at(desk.layers), integers_at(desk.live)
+    z, before, sigma = numbers_at(desk.event_units), numbers_at(desk.z), numbers_at(desk.sigma)
+    names, marks = integers_at(desk.names), integers_at(address)
+    scales = np.empty(integers_at(desk.layout)[DEPTH] - 1)
     scales_of(desk, desk.spot, desk.event_units, scales)
-    marks[:] = 0
-    _mark(marks, desk.fresh, desk.fresh_count, 1)
-    _mark(marks, desk.culprits, desk.culprit_count, 2)
-    _mark(marks, wall.kinks, wall.count, 4)
-    _mark(marks, desk.dark, desk.dark_count, 16)
+    for i in range(desk.units):
+        marks[i] = 0
+    put_mark(address, desk.fresh, desk.fresh_count, 1)
+    put_mark(address, desk.culprits, desk.culprit_count, 2)
+    put_mark(address, wall.kinks, wall.count, 4)
+    put_mark(address, desk.dark, desk.dark_count, 16)
     count = 0
     for again in range(2 if desk.fresh_count else 1):
         for i in range(desk.units):
@@ -62,8 +67,8 @@ def join(desk_at, wall_at, joint_at, free_at, hits):
     desk, wall, joint = at(desk_at), at(wall_at), at(joint_at)
     if wall.count + hits > desk.capacity:
         return 0
-    names, kinks = integer_view(desk.names, hits), integer_view(wall.kinks, wall.count)
-    own, neurons = integer_view(joint.kinks, wall.count + hits), integer_view(desk.of_neuron, desk.units)
+    names, kinks = integers_at(desk.names), integers_at(wall.kinks)
+    own, neurons = integers_at(joint.kinks), integers_at(desk.of_neuron)
     joint.stacked, count = 0, 0
     met = np.zeros(desk.units, np.int64)
     for a in range(hits):
@@ -83,7 +88,7 @@ def join(desk_at, wall_at, joint_at, free_at, hits):
     pass_normals(desk.layout, desk.numbers, desk.spot, units + row, units + 2 * row, count, joint.kinks, rows)
     kept = 0
     for a in range(count):
-        normal, moves = view(rows + 8 * a * desk.size, desk.size), False
+        normal, moves = numbers_at(rows + 8 * a * desk.size), False
         for p in range(desk.size):
             moves = moves or normal[p] != 0.0
         if moves:
@@ -97,7 +102,7 @@ def join(desk_at, wall_at, joint_at, free_at, hits):
 @njit(**OPTIONS)
 def _fills_a_space(desk, wall):
     """Whether the kinks of some neuron leave none of its weights free: it is at the origin."""
-    owners, count = integer_view(wall.owners, wall.count), 0
+    owners, count = integers_at(wall.owners), 0
     for r in range(wall.count if desk.flat else 0):
         count = count + 1 if r > 0 and owners[r] == owners[r - 1] else 1
         if count == desk.length:
@@ -128,22 +133,22 @@ def wakes_others(desk_at, hits, marks, lowest):
     """Whether a hit may wake units above that rest at 0, since no unit below them is active, or lies above another."""
     desk, waking = at(desk_at), False
     names, marks, lowest = (
-        integer_view(desk.names, hits),
-        integer_view(marks, desk.units),
-        integer_view(lowest, desk.samples),
+        integers_at(desk.names),
+        integers_at(marks),
+        integers_at(lowest),
     )
-    layers, samples = integer_view(desk.layers, desk.units), integer_view(desk.of_sample, desk.units)
+    layers, samples = integers_at(desk.layers), integers_at(desk.of_sample)
     for a in range(hits):
         waking = waking or layers[names[a]] < desk.last
     if desk.flat or desk.bias or not waking:
         return 0
-    units, live = np.empty(4 * desk.units), integer_view(desk.live, desk.units)
+    units, live = np.empty(4 * desk.units), integers_at(desk.live)
     preactivations(desk_at, desk.spot, desk.sigma, address_of(units))
     for a in range(hits):
         marks[names[a]] |= 8
         if lowest[samples[names[a]]] < layers[names[a]]:
             return 1
-    z = view(address_of(units), desk.units)
+    z = numbers_at(address_of(units))
     for i in range(desk.units):
         if z[i] == 0.0 and live[i] and not marks[i] & 12 and lowest[samples[i]] < layers[i]:
             return 1
@@ -156,14 +161,14 @@ def arrive(desk_at, wall_at, next_at, joint_at, free_at):
     """Event at the spot at which kinks are reached: project onto them, decide; 0 if that is left to others."""
     desk = at(desk_at)
     marks, lowest = np.empty(desk.units, np.int64), np.full(desk.samples, desk.units)
-    names, status = integer_view(desk.names, desk.units), integer_view(desk.status, desk.units)
+    names, status = integers_at(desk.names), integers_at(desk.status)
     calm, stay, leeway = (
-        integer_view(desk.calm, desk.units),
-        integer_view(desk.stay, desk.units),
-        view(desk.leeway, desk.units),
+        integers_at(desk.calm),
+        integers_at(desk.stay),
+        numbers_at(desk.leeway),
     )
-    layers, samples = integer_view(desk.layers, desk.units), integer_view(desk.of_sample, desk.units)
-    sigma, neurons = view(desk.sigma, desk.units), integer_view(desk.of_neuron, desk.units)
+    layers, samples = integers_at(desk.layers), integers_at(desk.of_sample)
+    sigma, neurons = numbers_at(desk.sigma), integers_at(desk.of_neuron)
     preactivations(desk_at, desk.spot, desk.sigma, desk.event_units)
     hits = reached(desk_at, wall_at, address_of(marks))
     for a in range(hits):
@@ -199,12 +204,12 @@ def leave(desk_at, wall_at, next_at):
     desk = at(desk_at)
     if not restore(desk_at, wall_at):
         return 0
-    culprits, sides = integer_view(desk.culprits, desk.culprit_count), integer_view(desk.sides, desk.culprit_count)
-    names, status = integer_view(desk.names, desk.units), integer_view(desk.status, desk.units)
+    culprits, sides = integers_at(desk.culprits), integers_at(desk.sides)
+    names, status = integers_at(desk.names), integers_at(desk.status)
     calm, stay, leeway = (
-        integer_view(desk.calm, desk.units),
-        integer_view(desk.stay, desk.units),
-        view(desk.leeway, desk.units),
+        integers_at(desk.calm),
+        integers_at(desk.stay),
+        numbers_at(desk.leeway),
     )
     for a in range(desk.culprit_count):
         names[a], status[a], calm[a], stay[a], leeway[a] = culprits[a], sides[a], 1, 0, -TIE

@@ -14,7 +14,7 @@ from gradflow.activations import CODES
 from gradflow.kernels.elementwise import activate, exponentials
 from gradflow.kernels.entries import entry
 from gradflow.kernels.matrices import add_penalty, multiply, multiply_nt, multiply_tn
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, integers, keep, procedure, view
+from gradflow.kernels.procedures import OPTIONS, address_of, integers, integers_at, keep, numbers_at, procedure
 from gradflow.kernels.sums import add_rows
 
 SAMPLES, DEPTH, LOSS, BIAS, UNITS, SIZE, X, Y, HEAD = range(9)
@@ -29,7 +29,7 @@ INT, FLOAT = types.int64, types.float64
 @njit(**OPTIONS)
 def _row(layout, l):
     """Entries of the layout that belong to a layer."""
-    return integer_view(layout + 8 * (HEAD + LAYER * l), LAYER)
+    return integers_at(layout + 8 * (HEAD + LAYER * l))
 
 
 @njit(**OPTIONS)
@@ -39,7 +39,7 @@ def _hidden(count, code, low, gap, sigma, z, slope, h):
     if smooth:
         activate(code, low, count, z, h, slope)
         return
-    sigma, z, slope, h = view(sigma, count), view(z, count), view(slope, count), view(h, count)
+    sigma, z, slope, h = numbers_at(sigma), numbers_at(z), numbers_at(slope), numbers_at(h)
     for i in range(count):
         slope[i] = low + gap * sigma[i]
         h[i] = slope[i] * z[i]
@@ -51,7 +51,7 @@ def multiply_rows(n, width, inputs, below, weight, z):
     if width < LANES or inputs > SHORT:
         multiply_nt(n, width, inputs, below, weight, z, 0, 0, 0)
         return
-    turned, given = np.empty(inputs * width), view(weight, width * inputs)
+    turned, given = np.empty(inputs * width), numbers_at(weight)
     for c in range(width):
         for p in range(inputs):
             turned[p * width + c] = given[c * inputs + p]
@@ -62,7 +62,7 @@ def multiply_rows(n, width, inputs, below, weight, z):
 @procedure(integers(6))
 def pass_forward(layout, numbers, theta, sigma, units, outputs):
     """Fill pre-activations, slopes and values of the hidden layers, and the outputs, unless their address is 0."""
-    head = integer_view(layout, HEAD)
+    head = integers_at(layout)
     n, depth, size = head[SAMPLES], head[DEPTH], 8 * head[UNITS]
     below = numbers + 8 * head[X]
     for l in range(depth if outputs else depth - 1):
@@ -71,12 +71,12 @@ def pass_forward(layout, numbers, theta, sigma, units, outputs):
         z = units + 8 * row[UNIT] if l < depth - 1 else outputs
         multiply_rows(n, width, inputs, below, weight, z)
         if head[BIAS]:
-            block, bias = view(z, n * width), view(weight + 8 * width * inputs, width)
+            block, bias = numbers_at(z), numbers_at(weight + 8 * width * inputs)
             for i in range(n):
                 for c in range(width):
                     block[i * width + c] += bias[c]
         if l < depth - 1:
-            slopes, h = view(numbers + 8 * (SLOPES + 2 * l), 2), z + 2 * size
+            slopes, h = numbers_at(numbers + 8 * (SLOPES + 2 * l)), z + 2 * size
             _hidden(n * width, row[CODE], slopes[0], slopes[1], sigma + 8 * row[UNIT], z, z + size, h)
             below = h
 
@@ -85,7 +85,7 @@ def pass_forward(layout, numbers, theta, sigma, units, outputs):
 def negative_from(bernstein, size, depth, end):
     """First x in [0, 1] from which a polynomial in Bernstein form is negative; 2 if it is not up to `end`."""
     pieces, begins, ends, top = np.empty((depth + 2) * size), np.empty(depth + 2), np.empty(depth + 2), 0
-    given = view(bernstein, size)
+    given = numbers_at(bernstein)
     for p in range(size):
         pieces[p] = given[p]
     begins[0], ends[0] = 0.0, 1.0
@@ -126,7 +126,7 @@ def first_below_zero(bernstein, depth):
 def _loss_slope(n, k, outputs, y, code, factor):
     """Loss, and its slope by the outputs (written over them)."""
     size, total = n * k, 0.0
-    f, y = view(outputs, size), view(y, size)
+    f, y = numbers_at(outputs), numbers_at(y)
     if code == SQUARE:
         for i in range(size):
             gap = f[i] - y[i]
@@ -167,7 +167,7 @@ def _loss_slope(n, k, outputs, y, code, factor):
 @procedure(types.float64(*[types.int64] * 6))
 def pass_gradient(layout, numbers, theta, sigma, units, out):
     """Objective; fills `units` and the gradient under the masks."""
-    head = integer_view(layout, HEAD)
+    head = integers_at(layout)
     n, depth, size = head[SAMPLES], head[DEPTH], 8 * head[UNITS]
     last = _row(layout, depth - 1)
     widest = last[OUTPUTS]
@@ -176,7 +176,7 @@ def pass_gradient(layout, numbers, theta, sigma, units, out):
     spare = np.empty(n * widest)
     errors = address_of(spare)
     pass_forward(layout, numbers, theta, sigma, units, errors)
-    data = view(numbers, SLOPES)
+    data = numbers_at(numbers)
     value = _loss_slope(n, last[OUTPUTS], errors, numbers + 8 * head[Y], head[LOSS], data[FACTOR])
     for l in range(depth - 1, -1, -1):
         row = _row(layout, l)
@@ -184,15 +184,16 @@ def pass_gradient(layout, numbers, theta, sigma, units, out):
         h = units + 2 * size + 8 * _row(layout, l - 1)[UNIT] if l > 0 else numbers + 8 * head[X]
         multiply_tn(width, inputs, n, errors, h, result, 0, 0, 0)
         if head[BIAS]:
-            block, bias = view(errors, n * width), view(result + 8 * width * inputs, width)
-            bias[:] = 0.0
+            block, bias = numbers_at(errors), numbers_at(result + 8 * width * inputs)
+            for c in range(width):
+                bias[c] = 0.0
             for i in range(n):
                 for c in range(width):
                     bias[c] += block[i * width + c]
         if l > 0:
-            delta, slope = view(h + size, n * inputs), view(h - size, n * inputs)
+            delta, slope = numbers_at(h + size), numbers_at(h - size)
             multiply(n, inputs, width, errors, weight, h + size, 0, 0, 0)
-            block = view(address_of(spare), n * inputs)
+            block = numbers_at(address_of(spare))
             for i in range(n * inputs):
                 block[i] = delta[i] * slope[i]
     keep(spare)
@@ -202,16 +203,17 @@ def pass_gradient(layout, numbers, theta, sigma, units, out):
 @procedure(integers(8))
 def pass_normals(layout, numbers, theta, slope, h, count, kinks, out):
     """Rows of `out`: gradient of the pre-activation of each kink by theta."""
-    head = integer_view(layout, HEAD)
-    size, bias, widest = head[UNITS], head[BIAS], 0
-    parameters, data = view(theta, head[SIZE]), view(numbers + 8 * head[X], head[SAMPLES] * _row(layout, 0)[INPUTS])
-    slope, h, kinks = view(slope, size), view(h, size), integer_view(kinks, count)
+    head = integers_at(layout)
+    bias, widest = head[BIAS], 0
+    parameters, data = numbers_at(theta), numbers_at(numbers + 8 * head[X])
+    slope, h, kinks = numbers_at(slope), numbers_at(h), integers_at(kinks)
     for l in range(head[DEPTH]):
         widest = max(widest, max(_row(layout, l)[INPUTS], _row(layout, l)[OUTPUTS]))
     seed, lower = np.empty(widest), np.empty(widest)
     for a in range(count):
-        target, l = view(out + 8 * a * head[SIZE], head[SIZE]), head[DEPTH] - 2
-        target[:] = 0.0
+        target, l = numbers_at(out + 8 * a * head[SIZE]), head[DEPTH] - 2
+        for p in range(head[SIZE]):
+            target[p] = 0.0
         while kinks[a] < _row(layout, l)[UNIT]:
             l -= 1
         place = kinks[a] - _row(layout, l)[UNIT]
@@ -223,7 +225,8 @@ def pass_normals(layout, numbers, theta, slope, h, count, kinks, out):
             inputs, outputs, at = row[INPUTS], row[OUTPUTS], row[WEIGHT]
             start = i * inputs + (_row(layout, l - 1)[UNIT] if l > 0 else 0)
             below = data if l == 0 else h
-            lower[:inputs] = 0.0
+            for p in range(inputs):
+                lower[p] = 0.0
             for c in range(first, last):
                 if seed[c] == 0.0:
                     continue
@@ -243,7 +246,7 @@ def pass_normals(layout, numbers, theta, slope, h, count, kinks, out):
 @procedure(INT(INT, INT, FLOAT, INT, INT))
 def factor_cholesky(m, gram, least, factor, scale):
     """Upper factor of a Gram matrix scaled to unit diagonal; 0 if a pivot falls below `least` (dependent rows)."""
-    gram, upper, scale = view(gram, m * m), view(factor, m * m), view(scale, m)
+    gram, upper, scale = numbers_at(gram), numbers_at(factor), numbers_at(scale)
     places, above, row, found = np.arange(m), np.empty(m), np.empty(m), 1
     for a in range(m):
         if not gram[a * m + a] > 0.0:
@@ -275,18 +278,18 @@ def factor_cholesky(m, gram, least, factor, scale):
 @procedure(FLOAT(INT, INT, INT, INT, INT))
 def solve_factored(m, factor, scale, right, out):
     """Solve gram out = right; returns right' out."""
-    factor, scale, right, out, square = view(factor, m * m), view(scale, m), view(right, m), view(out, m), 0.0
+    scale, right, out, square = numbers_at(scale), numbers_at(right), numbers_at(out), 0.0
     for a in range(m):
         out[a] = right[a] * scale[a]
     for a in range(m):
-        own = factor[a * m : a * m + m]
+        own = numbers_at(factor + 8 * a * m)
         out[a] /= own[a]
         share = out[a]
         square += share * share
         for c in range(a + 1, m):
             out[c] -= share * own[c]
     for a in range(m - 1, -1, -1):
-        own, total = factor[a * m : a * m + m], out[a]
+        own, total = numbers_at(factor + 8 * a * m), out[a]
         for c in range(a + 1, m):
             total -= own[c] * out[c]
         out[a] = total / own[a]
@@ -311,10 +314,10 @@ def solve_cholesky(m, gram, right, least, out):
 @procedure(integers(7))
 def remove_rows(vector, rows, neurons, count, inputs, length, bias_at):
     """Remove from the blocks (weights, bias) of the given neurons of the first layer the orthonormal rows."""
-    neurons = integer_view(neurons, count)
+    neurons = integers_at(neurons)
     for r in range(count):
-        block, row = view(vector + 8 * neurons[r] * inputs, inputs), view(rows + 8 * r * length, length)
-        bias, total = view(vector + 8 * (bias_at + neurons[r]), 1), 0.0
+        block, row = numbers_at(vector + 8 * neurons[r] * inputs), numbers_at(rows + 8 * r * length)
+        bias, total = numbers_at(vector + 8 * (bias_at + neurons[r])), 0.0
         for p in range(inputs):
             total += row[p] * block[p]
         if length > inputs:

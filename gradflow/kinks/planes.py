@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit
 
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kernels.procedures import COUNTED, address_of, integers_at, keep, numbers_at, procedure
 from gradflow.kinks.desk import INT, Desk, Wall, at, copy
 from gradflow.kinks.passes import X
 
@@ -13,12 +13,12 @@ DEPENDENT = 1e-8
 """Part of a sample outside the span of others, relative to its length, that makes it dependent on them."""
 
 
-@njit(**OPTIONS)
+@njit(**COUNTED)
 def _by_neuron(desk, wall):
     """Order the kinks of a wall neuron by neuron."""
     m = wall.count
-    kinks, order, owners = integer_view(wall.kinks, m), integer_view(wall.order, m), integer_view(wall.owners, m)
-    neurons, place = integer_view(desk.of_neuron, desk.units), np.zeros(desk.width + 1, np.int64)
+    kinks, order, owners = integers_at(wall.kinks), integers_at(wall.order), integers_at(wall.owners)
+    neurons, place = integers_at(desk.of_neuron), np.zeros(desk.width + 1, np.int64)
     for a in range(m):
         place[neurons[kinks[a]] + 1] += 1
     for j in range(desk.width):
@@ -29,21 +29,22 @@ def _by_neuron(desk, wall):
         place[neuron] += 1
 
 
-@njit(**OPTIONS)
-def _end_of(owners, start):
+@procedure(INT(INT, INT, INT))
+def end_of(owners, count, start):
     """End of the rows of one neuron."""
-    stop = start
-    while stop < owners.size and owners[stop] == owners[start]:
+    owners, stop = integers_at(owners), start
+    while stop < count and owners[stop] == owners[start]:
         stop += 1
     return stop
 
 
-@njit(**OPTIONS)
-def _add_row(desk, wall, start, r, sample):
-    """Orthonormal row from a sample and the rows before it; False if it is dependent on them."""
+@procedure(INT(Desk, Wall, INT, INT, INT))
+def add_row(desk_at, wall_at, start, r, sample):
+    """Orthonormal row from a sample and the rows before it; 0 if it is dependent on them."""
+    desk, wall = at(desk_at), at(wall_at)
     length, inputs = desk.length, desk.inputs
-    row, triangle = view(wall.basis + 8 * r * length, length), view(wall.triangle + 8 * r * length, length)
-    x = view(desk.numbers + 8 * (integer_view(desk.layout, X + 1)[X] + sample * inputs), inputs)
+    row, triangle = numbers_at(wall.basis + 8 * r * length), numbers_at(wall.triangle + 8 * r * length)
+    x = numbers_at(desk.numbers + 8 * (integers_at(desk.layout)[X] + sample * inputs))
     row[length - 1] = 1.0
     for p in range(inputs):
         row[p] = x[p]
@@ -53,7 +54,7 @@ def _add_row(desk, wall, start, r, sample):
         whole += row[p] * row[p]
     for _ in range(2):
         for q in range(start, r):
-            other, share = view(wall.basis + 8 * q * length, length), 0.0
+            other, share = numbers_at(wall.basis + 8 * q * length), 0.0
             for p in range(length):
                 share += other[p] * row[p]
             for p in range(length):
@@ -62,11 +63,11 @@ def _add_row(desk, wall, start, r, sample):
     for p in range(length):
         left += row[p] * row[p]
     if not left > DEPENDENT * DEPENDENT * whole:
-        return False
+        return 0
     triangle[r - start] = math.sqrt(left)
     for p in range(length):
         row[p] /= triangle[r - start]
-    return True
+    return 1
 
 
 @procedure(INT(Desk, Wall, Wall))
@@ -78,12 +79,12 @@ def span(desk_at, wall_at, old_at):
     desk, wall, old = at(desk_at), at(wall_at), at(old_at)
     m, length = wall.count, desk.length
     _by_neuron(desk, wall)
-    kinks, order, owners = integer_view(wall.kinks, m), integer_view(wall.order, m), integer_view(wall.owners, m)
-    old_kinks, old_order = integer_view(old.kinks, old.count), integer_view(old.order, old.count)
-    old_owners, samples = integer_view(old.owners, old.count), integer_view(desk.of_sample, desk.units)
+    kinks, order, owners = integers_at(wall.kinks), integers_at(wall.order), integers_at(wall.owners)
+    old_kinks, old_order = integers_at(old.kinks), integers_at(old.order)
+    old_owners, samples = integers_at(old.owners), integers_at(desk.of_sample)
     start, before = 0, 0
     while start < m:
-        stop = _end_of(owners, start)
+        stop = end_of(wall.owners, m, start)
         while before < old.count and old_owners[before] < owners[start]:
             before += 1
         after = before
@@ -100,7 +101,7 @@ def span(desk_at, wall_at, old_at):
             copy(count, old.triangle + there, wall.triangle + here)
         else:
             for r in range(start, stop):
-                if not _add_row(desk, wall, start, r, samples[kinks[order[r]]]):
+                if not add_row(desk_at, wall_at, start, r, samples[kinks[order[r]]]):
                     return 0
         start = stop
     return 1
@@ -111,10 +112,10 @@ def project(desk_at, wall_at, vector, shares):
     """Remove the basis from a vector of the size of theta; the parts along it go to `shares`, unless that is 0."""
     desk, wall = at(desk_at), at(wall_at)
     inputs, length = desk.inputs, desk.length
-    owners, bias_at = integer_view(wall.owners, wall.count), desk.width * inputs
+    owners, bias_at = integers_at(wall.owners), desk.width * inputs
     for r in range(wall.count):
-        block, row = view(vector + 8 * owners[r] * inputs, inputs), view(wall.basis + 8 * r * length, length)
-        bias, total = view(vector + 8 * (bias_at + owners[r]), 1), 0.0
+        block, row = numbers_at(vector + 8 * owners[r] * inputs), numbers_at(wall.basis + 8 * r * length)
+        bias, total = numbers_at(vector + 8 * (bias_at + owners[r])), 0.0
         for p in range(inputs):
             total += row[p] * block[p]
         if length > inputs:
@@ -123,7 +124,7 @@ def project(desk_at, wall_at, vector, shares):
         for p in range(inputs):
             block[p] -= total * row[p]
         if shares:
-            view(shares + 8 * r, 1)[0] = total
+            numbers_at(shares + 8 * r)[0] = total
     return 0
 
 
@@ -134,15 +135,15 @@ def slide_flat(desk_at, wall_at, velocity, multipliers):
     m, length = wall.count, desk.length
     shares = np.empty(m)
     project(desk_at, wall_at, velocity, address_of(shares))
-    order, owners, found = integer_view(wall.order, m), integer_view(wall.owners, m), view(multipliers, m)
+    order, found = integers_at(wall.order), numbers_at(multipliers)
     start = 0
     while start < m:
-        stop = _end_of(owners, start)
+        stop = end_of(wall.owners, m, start)
         for r in range(stop - 1, start - 1, -1):
             total = shares[r]
             for s in range(r + 1, stop):
-                total -= view(wall.triangle + 8 * s * length, length)[r - start] * shares[s]
-            shares[r] = total / view(wall.triangle + 8 * r * length, length)[r - start]
+                total -= numbers_at(wall.triangle + 8 * s * length)[r - start] * shares[s]
+            shares[r] = total / numbers_at(wall.triangle + 8 * r * length)[r - start]
             found[order[r]] = shares[r]
         start = stop
     keep(shares)

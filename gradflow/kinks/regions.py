@@ -3,7 +3,7 @@
 from numba import njit
 
 from gradflow.kernels.entries import entry
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, procedure, view
+from gradflow.kernels.procedures import OPTIONS, address_of, integers_at, numbers_at, procedure
 from gradflow.kinks.desk import INT
 
 FACTOR = -7046029288634856825
@@ -19,7 +19,7 @@ def _mixed(number):
 @procedure(INT(INT, INT, INT, INT))
 def name_region(units, sigma, count, kinks):
     """Name of the region with these masks (active above 1/2) and sliding kinks."""
-    sigma, kinks, name, word = view(sigma, units), integer_view(kinks, count), 0, 0
+    sigma, kinks, name, word = numbers_at(sigma), integers_at(kinks), 0, 0
     for i in range(units):
         word |= (1 if sigma[i] > 0.5 else 0) << (i & 63)
         if i & 63 == 63 or i == units - 1:

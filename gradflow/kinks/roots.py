@@ -5,7 +5,7 @@ import math
 from numba import types
 
 from gradflow.kernels.entries import entry
-from gradflow.kernels.procedures import address_of, procedure, view
+from gradflow.kernels.procedures import address_of, numbers_at, procedure
 
 INT, FLOAT = types.int64, types.float64
 A, FA, B, FB, C, FC, OUTSIDE, NEAREST, TURNS, SEARCH = range(10)
@@ -17,7 +17,7 @@ MOST_TURNS = 60
 @procedure(FLOAT(INT, FLOAT, FLOAT, FLOAT, FLOAT))
 def first_point(search, a, fa, b, fb):
     """First point at which to evaluate, given values of different signs at a and b; NaN if there is none between."""
-    search = view(search, SEARCH)
+    search = numbers_at(search)
     search[A], search[FA], search[B], search[FB], search[C], search[FC] = a, fa, b, fb, a, fa
     search[OUTSIDE], search[NEAREST], search[TURNS] = fb, b, 0.0
     x = a + 0.5 * (b - a)
@@ -27,7 +27,7 @@ def first_point(search, a, fa, b, fb):
 @procedure(FLOAT(INT, FLOAT, FLOAT, FLOAT))
 def next_point(search, x, fx, small):
     """Next point after the value fx at x; NaN at the end, which a value of size <= small is."""
-    search = view(search, SEARCH)
+    search = numbers_at(search)
     a, fa, b, fb, c, fc = search[A], search[FA], search[B], search[FB], search[C], search[FC]
     if abs(fx) <= small or fx * search[OUTSIDE] > 0.0:
         search[NEAREST] = x

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from gradflow.kernels.entries import entry
-from gradflow.kernels.procedures import address_of, integer_view, keep, procedure, view
+from gradflow.kernels.procedures import address_of, integers_at, keep, numbers_at, procedure
 from gradflow.kinks.desk import INT
 from gradflow.kinks.passes import solve_cholesky
 from gradflow.kinks.slide import RANK
@@ -17,9 +17,9 @@ SLIDE, TIE = 2, 1e-10
 @procedure(INT(*[INT] * 11))
 def weigh(count, multipliers, attraction, speed, tie, status, calm, held, slack, offence, better):
     """How much each kink's status disagrees with the velocity (0: agrees), the status to try instead; offenders."""
-    lam, d, speed, tie = view(multipliers, count), view(attraction, count), view(speed, count), view(tie, count)
-    status, calm, held = integer_view(status, count), integer_view(calm, count), integer_view(held, count)
-    slack, offence, better = view(slack, count), view(offence, count), integer_view(better, count)
+    lam, d, speed, tie = numbers_at(multipliers), numbers_at(attraction), numbers_at(speed), numbers_at(tie)
+    status, calm, held = integers_at(status), integers_at(calm), integers_at(held)
+    slack, offence, better = numbers_at(slack), numbers_at(offence), integers_at(better)
     top, offenders = 0.0, 0
     for a in range(count):
         top = max(top, abs(d[a]))
@@ -46,8 +46,8 @@ def resting_speeds(count, gram, speed, d, tie, step):
 
     `speed` holds the size of the velocity, one number, or one for each kink with step 1.
     """
-    gram, d, tie = view(gram, count * count), view(d, count), view(tie, count)
-    speed, top = view(speed, 1 + step * (count - 1)), 0.0
+    gram, d, tie = numbers_at(gram), numbers_at(d), numbers_at(tie)
+    speed, top = numbers_at(speed), 0.0
     for a in range(count):
         tie[a] = math.sqrt(gram[a * count + a])
         top = max(top, tie[a])
@@ -60,8 +60,8 @@ def resting_speeds(count, gram, speed, d, tie, step):
 @procedure(INT(*[INT] * 6))
 def solve_slides(count, gram, plain, status, multipliers, speed):
     """Multipliers of the sliding kinks that stop them, and all normal speeds then; 0 if their normals are dependent."""
-    gram, plain, status = view(gram, count * count), view(plain, count), integer_view(status, count)
-    lam, speed = view(multipliers, count), view(speed, count)
+    gram, plain, status = numbers_at(gram), numbers_at(plain), integers_at(status)
+    lam, speed = numbers_at(multipliers), numbers_at(speed)
     chosen, m = np.empty(count, np.int64), 0
     for a in range(count):
         if status[a] == SLIDE:
@@ -73,7 +73,8 @@ def solve_slides(count, gram, plain, status, multipliers, speed):
         for b in range(m):
             part[a * m + b] = gram[chosen[a] * count + chosen[b]]
     solved = solve_cholesky(m, address_of(part), address_of(right), RANK, address_of(found))
-    lam[:] = 0.0
+    for a in range(count):
+        lam[a] = 0.0
     for a in range(m):
         lam[chosen[a]] = found[a]
     for a in range(count):

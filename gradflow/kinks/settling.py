@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from gradflow.kernels.matrices import multiply_nt
-from gradflow.kernels.procedures import OPTIONS, address_of, integer_view, keep, procedure, view
+from gradflow.kernels.procedures import OPTIONS, address_of, integers_at, keep, numbers_at, procedure
 from gradflow.kinks.arrive import SHADOW
 from gradflow.kinks.desk import INT, Desk, Wall, at, copy, length_of
 from gradflow.kinks.frozen import attractions, is_stacked, remove_rows, slide, stacked_attractions
@@ -25,8 +25,8 @@ TURNS = 100
 @njit(**OPTIONS)
 def set_masks(desk, sigma, count, names, status, fixed):
     """Write the masks of a choice, 0 for sliding kinks, with those tied to them; whether one of `fixed` has changed."""
-    tied_at, tied = integer_view(desk.tied_at, desk.units + 1), integer_view(desk.tied, desk.units + desk.ties)
-    factor, changed = view(desk.factor, desk.units + desk.ties), False
+    tied_at, tied = integers_at(desk.tied_at), integers_at(desk.tied)
+    factor, changed = numbers_at(desk.factor), False
     for a in range(count):
         side = 1 if status[a] == 1 else 0
         changed = changed or side != fixed[a]
@@ -39,18 +39,18 @@ def set_masks(desk, sigma, count, names, status, fixed):
 @njit(**OPTIONS)
 def sample_of(desk, kink):
     """Address of the sample of a kink."""
-    number = integer_view(desk.of_sample, desk.units)[kink]
-    return desk.numbers + 8 * (integer_view(desk.layout, X + 1)[X] + number * desk.inputs)
+    number = integers_at(desk.of_sample)[kink]
+    return desk.numbers + 8 * (integers_at(desk.layout)[X] + number * desk.inputs)
 
 
 @njit(**OPTIONS)
 def along_sample(desk, kink, vector):
     """Inner product of the normal of a first-layer kink with a vector of the size of theta."""
-    neuron, total = integer_view(desk.of_neuron, desk.units)[kink], 0.0
-    sample, block = view(sample_of(desk, kink), desk.inputs), view(vector + 8 * neuron * desk.inputs, desk.inputs)
+    neuron, total = integers_at(desk.of_neuron)[kink], 0.0
+    sample, block = numbers_at(sample_of(desk, kink)), numbers_at(vector + 8 * neuron * desk.inputs)
     for p in range(desk.inputs):
         total += sample[p] * block[p]
-    return total + view(vector + 8 * (desk.width * desk.inputs + neuron), 1)[0] if desk.bias else total
+    return total + numbers_at(vector + 8 * (desk.width * desk.inputs + neuron))[0] if desk.bias else total
 
 
 @procedure(INT(Desk, INT, INT, INT))
@@ -58,21 +58,21 @@ def flat_trial(desk_at, gram, plain, sizes):
     """Gram matrix of the named kinks, their normal speeds under the masks set, sizes of their neurons' velocities."""
     desk = at(desk_at)
     k, velocity = desk.name_count, desk.event_velocity
-    names, neurons = integer_view(desk.names, k), integer_view(desk.of_neuron, desk.units)
-    gram, plain, sizes = view(gram, k * k), view(plain, k), view(sizes, k)
+    names, neurons = integers_at(desk.names), integers_at(desk.of_neuron)
+    gram, plain, sizes = numbers_at(gram), numbers_at(plain), numbers_at(sizes)
     for a in range(k):
         plain[a] = along_sample(desk, names[a], velocity)
-        one, block = view(sample_of(desk, names[a]), desk.inputs), velocity + 8 * neurons[names[a]] * desk.inputs
-        own, square = view(block, desk.inputs), 0.0
+        one, block = numbers_at(sample_of(desk, names[a])), velocity + 8 * neurons[names[a]] * desk.inputs
+        own, square = numbers_at(block), 0.0
         for p in range(desk.inputs):
             square += own[p] * own[p]
         if desk.bias:
-            square += view(velocity + 8 * (desk.width * desk.inputs + neurons[names[a]]), 1)[0] ** 2
+            square += numbers_at(velocity + 8 * (desk.width * desk.inputs + neurons[names[a]]))[0] ** 2
         sizes[a] = math.sqrt(square)
         for b in range(a + 1):
             total = 0.0
             if neurons[names[a]] == neurons[names[b]]:
-                other = view(sample_of(desk, names[b]), desk.inputs)
+                other = numbers_at(sample_of(desk, names[b]))
                 for p in range(desk.inputs):
                     total += one[p] * other[p]
                 total += desk.bias
@@ -90,7 +90,7 @@ def curved_trial(desk_at, gram, plain, size):
     pass_normals(desk.layout, desk.numbers, desk.spot, units + row, units + 2 * row, k, desk.names, rows)
     multiply_nt(k, k, desk.size, rows, rows, gram, 0, 0, 0)
     multiply_nt(k, 1, desk.size, rows, desk.event_velocity, plain, 0, 0, 0)
-    view(size, 1)[0] = length_of(desk.event_velocity, desk.size)
+    numbers_at(size)[0] = length_of(desk.event_velocity, desk.size)
     keep(normals)
     return 0
 
@@ -102,7 +102,7 @@ def evaluate_event(desk_at):
     desk.event_value = pass_gradient(
         desk.layout, desk.numbers, desk.spot, desk.next_sigma, desk.event_units, desk.event_velocity
     )
-    velocity = view(desk.event_velocity, desk.size)
+    velocity = numbers_at(desk.event_velocity)
     for p in range(desk.size):
         velocity[p] = -velocity[p]
     desk.gradients += 1
@@ -115,7 +115,7 @@ def weigh_choice(desk_at, gram, plain, d, multipliers, sizes, offence, better):
     desk = at(desk_at)
     k, units = desk.name_count, desk.units
     speed, tie, slides = np.empty(k), np.empty(k), np.empty(k, np.int64)
-    status = integer_view(desk.status, k)
+    status = integers_at(desk.status)
     for a in range(k):
         slides[a] = status[a] == SLIDE
     offenders = -1
@@ -145,8 +145,8 @@ def decide(desk_at):
     """Status of the named kinks that agrees with the velocity it leads to, with masks and units; 0 if none is found."""
     desk = at(desk_at)
     k = desk.name_count
-    names, status, fixed = integer_view(desk.names, k), integer_view(desk.status, k), np.full(k, -1)
-    sigma = view(desk.next_sigma, desk.units)
+    names, status, fixed = integers_at(desk.names), integers_at(desk.status), np.full(k, -1)
+    sigma = numbers_at(desk.next_sigma)
     copy(desk.units, desk.sigma, desk.next_sigma)
     gram, plain, start, d = np.empty(k * k), np.empty(k), np.empty(k), np.empty(k)
     multipliers, sizes, offence, better = np.empty(k), np.empty(k), np.empty(k), np.empty(k, np.int64)
@@ -206,16 +206,16 @@ def gather(desk_at, wall_at, next_at):
     desk, wall, new = at(desk_at), at(wall_at), at(next_at)
     marks, kinks, held = (
         np.zeros(desk.units, np.int64),
-        integer_view(wall.kinks, wall.count),
-        integer_view(wall.held, wall.count),
+        integers_at(wall.kinks),
+        integers_at(wall.held),
     )
-    names, status = integer_view(desk.names, desk.name_count), integer_view(desk.status, desk.name_count)
+    names, status = integers_at(desk.names), integers_at(desk.status)
     for a in range(wall.count):
         marks[kinks[a]] = 1 + 2 * held[a]
     for a in range(desk.name_count):
         marks[names[a]] = marks[names[a]] | 1 if status[a] == SLIDE else 0
     found = 0
-    own, stay = integer_view(new.kinks, desk.capacity), integer_view(new.held, desk.capacity)
+    own, stay = integers_at(new.kinks), integers_at(new.held)
     for i in range(desk.units):
         if marks[i] & 1:
             if found == desk.capacity:
@@ -227,22 +227,25 @@ def gather(desk_at, wall_at, next_at):
     return span(desk_at, next_at, wall_at) if desk.flat else 1
 
 
-@njit(**OPTIONS)
-def _list_left(desk, count, left, speed, lengths, dark):
+@procedure(INT(Desk, INT, INT, INT, INT, INT))
+def list_left(desk_at, count, left, speed, lengths, dark):
     """Write the lists of kinks kept at 0 and of fresh ones."""
-    sigma, total = view(desk.next_sigma, desk.units), length_of(desk.event_velocity, desk.size)
+    desk = at(desk_at)
+    left, speed, lengths, dark = integers_at(left), numbers_at(speed), numbers_at(lengths), integers_at(dark)
+    sigma, total = numbers_at(desk.next_sigma), length_of(desk.event_velocity, desk.size)
     fresh, shadowed = 0, 0
     for a in range(count):
         if dark[a]:
-            integer_view(desk.event_dark, desk.units)[shadowed] = left[a]
+            integers_at(desk.event_dark)[shadowed] = left[a]
             shadowed += 1
             continue
         away = (2.0 * sigma[left[a]] - 1.0) * speed[a]
-        integer_view(desk.event_fresh, desk.units)[fresh] = left[a]
-        view(desk.event_speed, desk.units)[fresh] = speed[a]
-        view(desk.event_rest, desk.units)[fresh] = max(TIE * lengths[a] * total, -2.0 * away)
+        integers_at(desk.event_fresh)[fresh] = left[a]
+        numbers_at(desk.event_speed)[fresh] = speed[a]
+        numbers_at(desk.event_rest)[fresh] = max(TIE * lengths[a] * total, -2.0 * away)
         fresh += 1
     desk.event_count, desk.event_dark_count = fresh, shadowed
+    return fresh
 
 
 @procedure(INT(Desk, Wall, INT, INT, INT, INT, INT))
@@ -271,7 +274,7 @@ def curved_speeds(desk_at, next_at, count, left, speed, lengths, dark):
                 break
             remove_rows(m, size, walls, weights, normal)
             lies_in = length_of(normal, size) <= SHADOW * length
-        view(lengths, count)[a], integer_view(dark, count)[a] = length, lies_in
+        numbers_at(lengths)[a], integers_at(dark)[a] = length, lies_in
     keep(normals)
     keep(gram)
     keep(factor)
@@ -287,8 +290,8 @@ def speeds_of_left(desk_at, next_at):
     desk, count = at(desk_at), 0
     left, status, names = (
         np.empty(desk.name_count, np.int64),
-        integer_view(desk.status, desk.name_count),
-        integer_view(desk.names, desk.name_count),
+        integers_at(desk.status),
+        integers_at(desk.names),
     )
     for a in range(desk.name_count):
         if status[a] != SLIDE:
@@ -298,7 +301,7 @@ def speeds_of_left(desk_at, next_at):
     if desk.flat:
         for a in range(count):
             speed[a] = along_sample(desk, left[a], desk.event_velocity)
-            sample, square = view(sample_of(desk, left[a]), desk.inputs), float(desk.bias)
+            sample, square = numbers_at(sample_of(desk, left[a])), float(desk.bias)
             for p in range(desk.inputs):
                 square += sample[p] * sample[p]
             lengths[a] = math.sqrt(square)
@@ -306,18 +309,21 @@ def speeds_of_left(desk_at, next_at):
         desk_at, next_at, count, address_of(left), address_of(speed), address_of(lengths), address_of(dark)
     ):
         return 0
-    if dark.any():
-        return 0
-    _list_left(desk, count, left, speed, lengths, dark)
+    for a in range(count):
+        if dark[a]:
+            return 0
+    list_left(desk_at, count, address_of(left), address_of(speed), address_of(lengths), address_of(dark))
     keep(left)
     keep(speed)
+    keep(lengths)
+    keep(dark)
     return 1
 
 
 @njit(**OPTIONS)
 def _pinned(desk, wall, named):
     """Whether the sliding kinks of a named neuron hold it at the origin."""
-    owners, count = integer_view(wall.owners, wall.count), 0
+    owners, count = integers_at(wall.owners), 0
     for r in range(wall.count):
         count = count + 1 if r > 0 and owners[r] == owners[r - 1] else 1
         if count == desk.length and named[desk.units + owners[r]]:
@@ -329,17 +335,17 @@ def _pinned(desk, wall, named):
 def change(desk_at, wall_at, next_at):
     """Settle the named kinks together with the sliding ones; 0 if that is left to others."""
     desk, wall = at(desk_at), at(wall_at)
-    names, status = integer_view(desk.names, desk.units), integer_view(desk.status, desk.units)
+    names, status = integers_at(desk.names), integers_at(desk.status)
     calm, stay, leeway = (
-        integer_view(desk.calm, desk.units),
-        integer_view(desk.stay, desk.units),
-        view(desk.leeway, desk.units),
+        integers_at(desk.calm),
+        integers_at(desk.stay),
+        numbers_at(desk.leeway),
     )
-    neurons, sigma = integer_view(desk.of_neuron, desk.units), view(desk.sigma, desk.units)
+    neurons, sigma = integers_at(desk.of_neuron), numbers_at(desk.sigma)
     kinks, held, dark = (
-        integer_view(wall.kinks, wall.count),
-        integer_view(wall.held, wall.count),
-        integer_view(desk.dark, desk.dark_count),
+        integers_at(wall.kinks),
+        integers_at(wall.held),
+        integers_at(desk.dark),
     )
     named = np.zeros(desk.units + desk.width, np.int64)
     k = desk.name_count
