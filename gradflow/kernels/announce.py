@@ -7,8 +7,8 @@ import threading
 from numba.core import event
 
 ANNOUNCEMENT = (
-    "gradflow: compiling, once for this machine and version: about 10 s of processor time before the first run of a"
-    " smooth network, 15 s of one with kinks; kept on disk"
+    "gradflow: compiling, once for this machine and version: 10 to 20 s of processor time before the first run, most"
+    " where there are kinks; kept on disk"
 )
 PROCEDURE = "gradflow:compile"
 """Kind of event around the compilation of a procedure, which numba itself does not announce."""

@@ -62,8 +62,9 @@ _pointers: dict = {}
 def _record(integers, numbers=""):
     """Record of integers and numbers, and a pointer to one as compiled code knows it."""
     fields = [(name, "i8") for name in integers.split()] + [(name, "f8") for name in numbers.split()]
-    dtype: Any = np.dtype(fields)
-    places = [(name, {"type": numba.from_dtype(kind), "offset": at}) for name, (kind, at) in dtype.fields.items()]
+    dtype = np.dtype(fields)
+    parts: Any = dtype.fields
+    places = [(name, {"type": numba.from_dtype(kind), "offset": at}) for name, (kind, at) in parts.items()]
     pointer = _pointers[numba.from_dtype(dtype)] = types.CPointer(Brief(places, dtype.itemsize, False))
     return dtype, pointer
 
