@@ -87,16 +87,21 @@ def finish_now(program, room, worst):
 
 
 @pytest.mark.parametrize("name", ["square layers", "one hidden layer", "units of one", "biases"])
-def test_the_last_step_leaves_the_square_of_what_was_missing(name):
-    surface, states, target = states_of(NETWORKS[name], 1e-6, count=1)
+def test_the_last_step_leaves_no_more_than_it_says_and_is_not_taken_where_it_is_long(name):
+    surface, states, target = states_of(NETWORKS[name], 1e-4, count=1)
     room, missing = surface.lanes, target - surface.values(states[0])
-    room.theta[:] = np.repeat(states[0], 8)
-    room.missing[:] = np.repeat(missing, 8)
-    room.sizes[:] = room.way[:] = 1.0
-    assert finish_now(surface._program, room, np.abs(missing).max()) < np.abs(missing).max()
+    room.theta[:], room.missing[:], room.sizes[:] = np.repeat(states[0], 8), np.repeat(missing, 8), 1.0
+    worst, shortest = np.abs(missing).max(), 1e-3 * np.abs(missing).max()
+    room.way[:] = shortest**2
+    assert finish_now(surface._program, room, worst) == np.inf
+    assert np.array_equal(room.theta, np.repeat(states[0], 8))
+    room.way[:] = 1.0
+    bound = finish_now(surface._program, room, worst)
+    assert bound < 1e-3 * worst
     for state in room.theta.reshape(-1, 8).T:
         left = np.abs(target - surface.values(np.ascontiguousarray(state))).max()
-        assert left < 1e-5 * np.abs(missing).max()
+        assert left < bound + 4e-15
+        assert left < 1e-5 * worst
 
 
 def test_targets_of_their_own_and_states_alone_give_the_same():

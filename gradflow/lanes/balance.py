@@ -3,7 +3,7 @@
 As in :mod:`gradflow.kernels.balance` parameters move along the normals of the constraints. A Cholesky factor of all
 constraints serves many states, since what it says varies slowly: only its error is left to the next step. Steps are
 mixed with the one before (Anderson's method), the states begin with the multipliers of their neighbours, and a last
-small part is taken from single matrices.
+small part is taken from single matrices, and is not looked at again where its cube is below rounding.
 
 Groups of single neurons, kernels of several pixels and matrices too close to singular are left to the other module.
 """
@@ -19,11 +19,10 @@ from gradflow.lanes.balance_own import finish, may_finish, note_way
 from gradflow.lanes.balance_room import add, copy, entries, shape
 from gradflow.lanes.vectors import BYTES, LANES, dot, largest, multiply
 
-DAMP = 0.5
 MOST_STEPS, PATIENCE = 40, 5
 """Steps for eight states; steps that cost as much as a new factor."""
 SURE = 0.1
-"""Tolerances that the square of a last step may leave for it not to be looked at again."""
+"""Tolerances that the cube of a last step may leave for it not to be looked at again."""
 ROUNDING = 8.0
 """Tolerances at which a state counts as put back if a step no longer halves what is missing."""
 
@@ -214,12 +213,12 @@ def _store(room, states, first, count):
 
 @njit(**EXACT)
 def _foresee(room, count):
-    """Multipliers for the next states: those of the last ones, continued along a line."""
+    """Multipliers for the next states: those of the last one, continued along a line of half the slope."""
     for i in range(room.pivots.size):
         own = entries(room.total, i, 1)
         first, last = own[0], own[count - 1]
         for lane in range(LANES):
-            own[lane] = last + DAMP * (lane + 1) * (last - first) / (LANES - 1)
+            own[lane] = last + 0.5 * (lane + 1) * (last - first) / (LANES - 1)
 
 
 @entry(exact=True)

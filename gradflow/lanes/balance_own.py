@@ -1,8 +1,8 @@
 r"""The last small step of eight states to their balance, by the matrices that no two groups of units share.
 
-With one such matrix X in each group, :math:`X \mathrel{+}= Z X` where :math:`Z X X^\top` is half of what is missing
-of :math:`f X X^\top`: exact up to the square of the step, without the factor of all constraints. It is not the way to
-the nearest point, by the condition of X, and therefore is kept for a small part of the drift.
+With one such matrix X in each group, :math:`X \mathrel{+}= (Z - Z^2/2) X` where :math:`Z X X^\top` is half of what is
+missing of :math:`f X X^\top`: exact up to the cube of the step, without the factor of all constraints. It is not the
+way to the nearest point, by the condition of X, and therefore is taken only where it is short beside the way before.
 """
 
 import math
@@ -15,8 +15,8 @@ from gradflow.kernels.procedures import EXACT, address_of
 from gradflow.lanes.balance_room import add, entries, shape
 from gradflow.lanes.vectors import BYTES, LANES, dot, multiply
 
-SMALL_PART, EPSILON = 0.2, 1e-30
-"""Length of such a step beside the way of the multipliers, at most; rounding in it, for orthogonal rows."""
+SMALL_PART, EPSILON = 0.2, 1e-15
+"""Longest such step beside the way of the multipliers; its rounding over what it takes away, for orthogonal rows."""
 
 
 @njit(**EXACT)
@@ -77,7 +77,7 @@ def may_finish(room, worst):
 
 
 @njit(**EXACT)
-def _own_change(program, room, g):
+def _own_change(program, room, g, worst):
     """Change of the matrix that a group has for itself, and what is then missing, over the size of the group."""
     t, units, f = room.own[g], program.groups[g, UNITS], program.factors[room.own[g]]
     _, rest, along, across = shape(program, t)
@@ -100,7 +100,7 @@ def _own_change(program, room, g):
     dot(units * units, Z, Z, address_of(cube))
     dot(units * rest, change, change, address_of(square))
     total, sizes = entries(room.sums, 1, 1), entries(room.sizes, g, 1)
-    left = EPSILON * most / least if least > 0.0 else np.inf
+    left = EPSILON * worst * most / least if least > 0.0 else np.inf
     for lane in range(LANES):
         total[lane] += square[lane]
         left = max(left, 2.0 * abs(f) * square[lane] * math.sqrt(cube[lane]) / sizes[lane])
@@ -117,7 +117,7 @@ def finish(program, room, worst):
     total, left = entries(room.sums, 1, 1), 0.0
     total[:] = 0.0
     for g in range(program.groups.shape[0]):
-        left = max(left, _own_change(program, room, g))
+        left = max(left, _own_change(program, room, g, worst))
     longest, short = 0.0, True
     for lane in range(LANES):
         longest = max(longest, total[lane])

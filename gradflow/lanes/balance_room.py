@@ -21,7 +21,9 @@ NO_FACTOR = 2**62
 class Lanes(NamedTuple):
     """Vectors of eight states side by side, the factor, and what is common to all.
 
-    `age` counts the steps with the factor beyond one for each eight states: what a new one would have saved.
+    `age` counts the steps with the factor beyond one for each eight states: what a new one would have saved. `way` is
+    the square of the longest move so far along the normals, `gain` the length of the last step by own matrices over
+    what was missing.
     """
 
     theta: np.ndarray

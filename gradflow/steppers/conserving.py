@@ -50,6 +50,7 @@ class Conserving:
     def __init__(self, stepper, manifold):
         self._inner, self._manifold = stepper, manifold
         self._from, self._reference = stepper.t, manifold.values(stepper.state)
+        self._decays = bool(manifold.decay.any())
         self._every, self._back_at, self._shown = 0, 0, None
         if type(stepper).__name__ in INSIDE:
             self._every = steps_between(manifold.operations, stepper.field.kernel.flops)
@@ -65,7 +66,7 @@ class Conserving:
 
     def _targets(self, t) -> np.ndarray:
         """Rows of what is conserved at times, by the law of its decay; one row if all of it is constant."""
-        if not self._manifold.decay.any():
+        if not self._decays:
             return self._reference[None]
         return self._reference * np.exp(-self._manifold.decay * (np.asarray(t)[..., None] - self._from))
 
@@ -138,6 +139,8 @@ class Conserving:
     @property
     def state(self) -> np.ndarray:
         """State after the last accepted step, put back."""
+        if self._inner.t == self._from:
+            return self._inner.state
         if self._shown is None:
             self._shown = self._show(np.array([self._inner.t]), self._inner.state[None])[0]
         return self._shown.copy()
