@@ -1,6 +1,9 @@
 """How compiled functions travel: by address they give what they give in Python, and wrong calls are refused."""
 
+import gc
+import importlib
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,7 +14,12 @@ import pytest
 from numba import njit
 from numba.core.errors import TypingError
 
+import gradflow.kernels
+import gradflow.kinks
+import gradflow.lanes
+import gradflow.steppers
 from gradflow.kernels.calls import GRADIENT, PRODUCT, VELOCITY, address, call, compiled
+from gradflow.kernels.procedures import Procedure
 
 ROOT = Path(__file__).parents[1]
 LAYOUT = np.array([2], dtype=np.int64)
@@ -246,3 +254,32 @@ def test_functions_that_python_calls_are_entries():
     # compiled with the options of procedures, a function has no form that Python could call: it would crash
     wrong = [path for path in (ROOT / "gradflow").rglob("*.py") if re.search(r"@njit\(.*cache=True", path.read_text())]
     assert wrong == []
+
+
+@pytest.mark.parametrize("room", [gradflow.kernels, gradflow.kinks, gradflow.lanes, gradflow.steppers])
+def test_every_procedure_compiles(room):
+    # a procedure that does not compile ends the process of the run that first calls it
+    modules = [
+        importlib.import_module(f"{room.__name__}.{found.name}") for found in pkgutil.iter_modules(room.__path__)
+    ]
+    made = {one.symbol: one for module in modules for one in vars(module).values() if isinstance(one, Procedure)}
+    for one in made.values():
+        one._compile()
+        assert one._slot.value == one._made.found
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_garbage_is_collected_after_a_compilation_as_before(collecting):
+    def wrong(theta, out, numbers, layout, work):
+        return theta.no_such_thing
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        address(lambda theta, out, numbers, layout, work: 1.0, GRADIENT)
+        assert gc.isenabled() == collecting
+        with pytest.raises(TypingError):
+            address(wrong, GRADIENT)
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()

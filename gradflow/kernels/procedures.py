@@ -48,6 +48,7 @@ EXACT: dict[str, Any] = COUNTED | {"fastmath": {"contract", "nsz", "arcp"}}
 """Without the licence to reorder sums."""
 
 _MAKERS = {"empty", "zeros", "ones", "full", "arange", "copy", "dot"}
+"""Names in a procedure that makes arrays, or is handed one back; where one is missing here, it does not compile."""
 
 _C_TYPES = {types.int64: ctypes.c_int64, types.float64: ctypes.c_double, types.void: None}
 _SECONDS = 0.1
@@ -69,7 +70,7 @@ _CFunc: Any = ccallback.CFunc
 
 
 class _Made(_CFunc):
-    """The compiled form of a procedure, called as compiled functions call each other: C would need one more."""
+    """Compiled form of a procedure, called as compiled functions call each other: C would need one more function."""
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -103,7 +104,7 @@ class Procedure:
         arguments, returned = normalize_signature(signature)
         self.symbol = f"slot_of_{function.__module__}_{function.__name__}".replace(".", "_")
         options = options | {"_nrt": not _MAKERS.isdisjoint(function.__code__.co_names)}
-        self._made: Any = _Made(function, (arguments, returned), locals={}, options=options)
+        self._made = _Made(function, (arguments, returned), locals={}, options=options)
         places, kinds = (ctypes.c_void_p, ctypes.c_void_p), (_C_TYPES.get(kind, ctypes.c_void_p) for kind in arguments)
         self._type: Any = ctypes.CFUNCTYPE(ctypes.c_int32, *places, *kinds)
         self._first = self._type(self._first_call)
