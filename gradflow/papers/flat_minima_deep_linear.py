@@ -64,7 +64,7 @@ def flow_sharpness(scales=SCALES):
 
 @PAPER.figure(minutes=0.3, claims=5, small={"scales": (0.25, 0.4), "repetitions": 2, "steps": (0.07, 0.1)})
 def descent_sharpness(scales=STARTS, repetitions=4, steps=(0.005, 0.02, 0.07, 0.1)):
-    """Ten layers: final sharpness of descent where it ends, and 2/h (dashed); with h = 0.1 > 1/(L a) it stopped."""
+    """Ten layers: final sharpness where descent did not diverge, 2/h (dashed); h = 0.1 > 1/(L a): where it stopped."""
     problem, w, minima = regression(10)
 
     def descent(step, scale):
